@@ -1,0 +1,62 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The source checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real models and images beside the checkout; tests that need it skip without it."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs the shared data folder beside the checkout, which is not on this machine")
+    return folder
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20261122)
+
+
+def _package_folder(name: str) -> Path | None:
+    spec = importlib.util.find_spec(name)
+    return Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None
+
+
+@pytest.fixture(scope="session")
+def photo() -> Callable[[int, int], np.ndarray]:
+    """A function (height, width) -> uint8 RGB crop of a real photograph, or of a synthetic scene without one."""
+    base = None
+    for package, file in (("skimage", "data/coffee.png"), ("sklearn", "datasets/images/china.jpg")):
+        folder = _package_folder(package)
+        if folder and (folder / file).is_file() and importlib.util.find_spec("PIL"):
+            from PIL import Image
+
+            base = np.asarray(Image.open(folder / file).convert("RGB"))
+            break
+    if base is None:
+        y, x = np.mgrid[0:427, 0:640]
+        waves = [128 + 80 * np.sin(x / (9 + 5 * c)) * np.cos(y / (13 + 3 * c)) for c in range(3)]
+        base = np.clip(np.stack(waves, 2) + np.random.default_rng(1).normal(0, 8, (427, 640, 3)), 0, 255).astype(
+            np.uint8
+        )
+
+    def crop(height: int, width: int) -> np.ndarray:
+        repeats = (-(-height // base.shape[0]), -(-width // base.shape[1]), 1)
+        return np.ascontiguousarray(np.tile(base, repeats)[:height, :width])
+
+    return crop
