@@ -1,0 +1,53 @@
+"""Networks as ONNX files, with the JPEG layer in front when wanted, checked in ONNX Runtime before they are written.
+
+>>> from edgejpeg.export import export_onnx, layer_from_quality
+>>> result = export_onnx(edgejpeg.create_model("resnet18"), "out", layer=layer_from_quality(75), precision="fp16")
+>>> result.onnx_path, result.report.top1_agreement
+"""
+
+from __future__ import annotations
+
+if __name__ != "edgejpeg.export":
+    raise ImportError(f"import this package as edgejpeg.export, not as {__name__}")
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from edgejpeg._optional import require
+
+if TYPE_CHECKING:
+    from edgejpeg.export.bundle import ExportResult as ExportResult
+    from edgejpeg.export.bundle import LayerTables as LayerTables
+    from edgejpeg.export.bundle import export_onnx as export_onnx
+    from edgejpeg.export.bundle import layer_from_profile as layer_from_profile
+    from edgejpeg.export.bundle import layer_from_quality as layer_from_quality
+    from edgejpeg.export.compare import CheckReport as CheckReport
+    from edgejpeg.export.layer import JpegFrontEnd as JpegFrontEnd
+    from edgejpeg.export.metadata import read_metadata as read_metadata
+
+_HOME = {
+    "CheckReport": "edgejpeg.export.compare",
+    "ExportResult": "edgejpeg.export.bundle",
+    "JpegFrontEnd": "edgejpeg.export.layer",
+    "LayerTables": "edgejpeg.export.bundle",
+    "export_onnx": "edgejpeg.export.bundle",
+    "layer_from_profile": "edgejpeg.export.bundle",
+    "layer_from_quality": "edgejpeg.export.bundle",
+    "read_metadata": "edgejpeg.export.metadata",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    for package in ("torch", "onnx", "onnxscript"):
+        require(package, extra="export", purpose="edgejpeg.export")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,196 @@
+"""The compiled library: found, loaded once, its version checked, and its C interface (``edgejpeg.h``) for ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import weakref
+from ctypes import POINTER, byref, c_char_p, c_double, c_int, c_int32, c_int64, c_size_t, c_ssize_t, c_void_p
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import edgejpeg
+from edgejpeg.errors import InvalidInputError, NativeLibraryError
+
+LIBRARY_NAME = "libedgejpeg.so"
+MAX_SIZE, MAX_THREADS = 65535, 256
+
+SUBSAMPLING_CODES = {"444": 0, "422": 1, "420": 2, "gray": 3}
+FORMAT_CODES = {"rgb": 0, "bgr": 1, "gray": 2}
+
+_INVALID_ARGUMENT, _NOT_READY = 1, 3
+_REBUILD = "rebuild with: pip install . (in a source checkout: pip install --no-build-isolation -e .)"
+
+
+class _Options(ctypes.Structure):
+    _fields_ = [("subsampling", c_int32), ("effort", c_int32), ("threads", c_int32)]
+
+
+class _Image(ctypes.Structure):
+    _fields_ = [
+        ("pixels", c_void_p),
+        ("width", c_int32),
+        ("height", c_int32),
+        ("row_stride", c_ssize_t),
+        ("pixel_stride", c_ssize_t),
+        ("format", c_int32),
+    ]
+
+
+class _Statistics(ctypes.Structure):
+    _fields_ = [
+        ("components", c_int32),
+        ("blocks", c_int64 * 3),
+        ("mean", c_double * 64 * 3),
+        ("variance", c_double * 64 * 3),
+        ("laplace_scale", c_double * 64 * 3),
+    ]
+
+
+_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "edgejpeg_version": (c_char_p, []),
+    "edgejpeg_last_error": (c_char_p, []),
+    "edgejpeg_encoder_create": (c_int, [POINTER(_Options), POINTER(c_void_p)]),
+    "edgejpeg_encoder_destroy": (None, [c_void_p]),
+    "edgejpeg_encoder_set_tables": (c_int, [c_void_p, c_void_p, c_void_p]),
+    "edgejpeg_encoder_set_design": (c_int, [c_void_p, c_void_p, c_double, c_double, c_int32]),
+    "edgejpeg_encoder_set_comment": (c_int, [c_void_p, c_char_p, c_size_t]),
+    "edgejpeg_encoder_encode": (c_int, [c_void_p, POINTER(_Image), POINTER(c_void_p), POINTER(c_size_t)]),
+    "edgejpeg_encoder_tables": (c_int, [c_void_p, c_void_p, c_void_p]),
+    "edgejpeg_encoder_statistics": (c_int, [c_void_p, POINTER(_Statistics)]),
+}
+
+_lock = threading.Lock()
+_loaded: ctypes.CDLL | None = None
+
+
+def find_library() -> Path:
+    """The path of the compiled library, installed or editable.
+
+    Raises:
+        NativeLibraryError: there is none on ``edgejpeg.__path__``.
+    """
+    for folder in edgejpeg.__path__:
+        path = Path(folder) / "lib" / LIBRARY_NAME
+        if path.is_file():
+            return path
+    raise NativeLibraryError(f"{LIBRARY_NAME} is not in lib/ of any of {list(edgejpeg.__path__)}; {_REBUILD}")
+
+
+def open_library(path: Path) -> ctypes.CDLL:
+    """Load a library file, check that its version is this package's, and declare its functions.
+
+    Raises:
+        NativeLibraryError: the file cannot be loaded, is another library, or has another version.
+    """
+    try:
+        library = ctypes.CDLL(str(path))
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError) as error:
+        raise NativeLibraryError(f"cannot load {path}: {error}; {_REBUILD}") from error
+    version = library.edgejpeg_version().decode()
+    if version != edgejpeg.__version__:
+        raise NativeLibraryError(f"{path} is version {version}, the package is {edgejpeg.__version__}; {_REBUILD}")
+    return library
+
+
+def load_library() -> ctypes.CDLL:
+    """The compiled library, loaded when first needed and then kept."""
+    global _loaded
+    with _lock:
+        if _loaded is None:
+            _loaded = open_library(find_library())
+        return _loaded
+
+
+def library_version() -> str:
+    """The version of the compiled library.
+
+    Raises:
+        NativeLibraryError: it is missing, or of another version than the package.
+    """
+    return str(load_library().edgejpeg_version().decode())
+
+
+class NativeEncoder:
+    """One native encoder: checked Python values in, bytes out. One thread at a time: see :class:`Encoder`."""
+
+    def __init__(self, subsampling: str, effort: int, threads: int) -> None:
+        self._library = load_library()
+        handle = c_void_p()
+        options = _Options(SUBSAMPLING_CODES[subsampling], effort, threads)
+        self._check(self._library.edgejpeg_encoder_create(byref(options), byref(handle)))
+        self._handle = handle
+        self._destroy = weakref.finalize(self, self._library.edgejpeg_encoder_destroy, handle)
+
+    def close(self) -> None:
+        """Free the native memory and threads; allowed more than once. No other call may follow."""
+        self._destroy()
+
+    def set_tables(self, luma: NDArray[np.uint8], chroma: NDArray[np.uint8] | None) -> None:
+        """(8, 8) tables, row-major."""
+        luma = np.ascontiguousarray(luma)
+        chroma = None if chroma is None else np.ascontiguousarray(chroma)
+        self._check(
+            self._library.edgejpeg_encoder_set_tables(
+                self._handle, luma.ctypes.data, None if chroma is None else chroma.ctypes.data
+            )
+        )
+
+    def set_design(self, sensitivity: NDArray[np.float64], luma_level: float, chroma_level: float, q_max: int) -> None:
+        """(3, 8, 8) raw sensitivities, row-major, and raw water levels."""
+        sensitivity = np.ascontiguousarray(sensitivity, dtype=np.float64)
+        self._check(
+            self._library.edgejpeg_encoder_set_design(
+                self._handle, sensitivity.ctypes.data, luma_level, chroma_level, q_max
+            )
+        )
+
+    def set_comment(self, comment: bytes) -> None:
+        """A COM segment for all following files; empty for none."""
+        self._check(self._library.edgejpeg_encoder_set_comment(self._handle, comment, len(comment)))
+
+    def encode(self, frame: NDArray[np.uint8], pixel_format: str) -> bytes:
+        """(H, W, 3) uint8 whose samples of a pixel are adjacent, or (H, W) for ``"gray"``; any other strides."""
+        height, width = frame.shape[:2]
+        row_stride, pixel_stride = frame.strides[:2]
+        image = _Image(frame.ctypes.data, width, height, row_stride, pixel_stride, FORMAT_CODES[pixel_format])
+        data, size = c_void_p(), c_size_t()
+        self._check(self._library.edgejpeg_encoder_encode(self._handle, byref(image), byref(data), byref(size)))
+        return ctypes.string_at(data, size.value)
+
+    def tables(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+        """The last frame's tables, (8, 8) row-major; chroma is zero for a one-component file; None before a frame."""
+        luma, chroma = np.empty((8, 8), np.uint8), np.empty((8, 8), np.uint8)
+        status = self._library.edgejpeg_encoder_tables(self._handle, luma.ctypes.data, chroma.ctypes.data)
+        if status == _NOT_READY:
+            return None
+        self._check(status)
+        return luma, chroma
+
+    def statistics(self) -> dict[str, NDArray[Any]] | None:
+        """The last frame's mean, variance, laplace_scale (C, 8, 8) and blocks (C,); None where none were needed."""
+        raw = _Statistics()
+        status = self._library.edgejpeg_encoder_statistics(self._handle, byref(raw))
+        if status == _NOT_READY:
+            return None
+        self._check(status)
+        count = raw.components
+        arrays: dict[str, NDArray[Any]] = {
+            name: np.array(getattr(raw, name), dtype=np.float64).reshape(3, 8, 8)[:count]
+            for name in ("mean", "variance", "laplace_scale")
+        }
+        return arrays | {"blocks": np.array(raw.blocks, dtype=np.int64)[:count]}
+
+    def _check(self, status: int) -> None:
+        if status == 0:
+            return
+        message = self._library.edgejpeg_last_error().decode()
+        if status == _INVALID_ARGUMENT:
+            raise InvalidInputError(message)
+        raise NativeLibraryError(f"libedgejpeg: {message}")

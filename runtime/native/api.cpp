@@ -1,0 +1,173 @@
+// The C interface: every argument is checked here, and every failure becomes a status with a message.
+#include <cmath>
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+#include <new>
+
+#include "edgejpeg.h"
+#include "encoder.h"
+
+struct edgejpeg_encoder {
+  edgejpeg::Encoder encoder;
+};
+
+namespace {
+
+using edgejpeg::Encoder;
+
+thread_local char last_error[256] = "no error";
+
+[[gnu::format(printf, 2, 3)]] edgejpeg_status fail(edgejpeg_status status, const char* format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  std::vsnprintf(last_error, sizeof(last_error), format, arguments);
+  va_end(arguments);
+  return status;
+}
+
+edgejpeg_status fail_null(const char* function, const char* argument) {
+  return fail(EDGEJPEG_INVALID_ARGUMENT, "%s: %s is NULL", function, argument);
+}
+
+edgejpeg_status check_range(const char* name, long long value, long long low, long long high) {
+  if (value >= low && value <= high) return EDGEJPEG_OK;
+  return fail(EDGEJPEG_INVALID_ARGUMENT, "%s is %lld; it is an integer from %lld to %lld", name, value, low, high);
+}
+
+edgejpeg_status check_table(const char* name, const uint8_t* table) {
+  for (int i = 0; i < 64; ++i) {
+    if (table[i] == 0) {
+      return fail(EDGEJPEG_INVALID_ARGUMENT, "the %s table has 0 at row %d, column %d; steps are 1 to 255", name, i / 8,
+                  i % 8);
+    }
+  }
+  return EDGEJPEG_OK;
+}
+
+edgejpeg_status check_water_level(const char* name, double value) {
+  if (std::isfinite(value) && value > 0) return EDGEJPEG_OK;
+  return fail(EDGEJPEG_INVALID_ARGUMENT, "%s is %g; it is a positive, finite number", name, value);
+}
+
+edgejpeg_status check_image(const edgejpeg_image& image) {
+  if (image.pixels == nullptr) return fail_null("edgejpeg_encoder_encode", "image->pixels");
+  if (const auto status = check_range("image width", image.width, 1, EDGEJPEG_MAX_SIZE)) return status;
+  if (const auto status = check_range("image height", image.height, 1, EDGEJPEG_MAX_SIZE)) return status;
+  return check_range("image format", image.format, EDGEJPEG_RGB, EDGEJPEG_LUMA);
+}
+
+}  // namespace
+
+const char* edgejpeg_version(void) { return EDGEJPEG_VERSION; }
+
+const char* edgejpeg_last_error(void) { return last_error; }
+
+edgejpeg_status edgejpeg_encoder_create(const edgejpeg_options* options, edgejpeg_encoder** encoder) {
+  if (encoder == nullptr) return fail_null(__func__, "encoder");
+  *encoder = nullptr;
+  if (options == nullptr) return fail_null(__func__, "options");
+  if (const auto status = check_range("subsampling", options->subsampling, EDGEJPEG_444, EDGEJPEG_GRAY)) return status;
+  if (const auto status = check_range("effort", options->effort, 0, 1)) return status;
+  if (const auto status = check_range("threads", options->threads, 1, EDGEJPEG_MAX_THREADS)) return status;
+  auto* created = new (std::nothrow) edgejpeg_encoder;
+  if (created == nullptr || !created->encoder.start(*options)) {
+    delete created;
+    return fail(EDGEJPEG_OUT_OF_MEMORY, "not enough memory or threads for an encoder with %d threads",
+                static_cast<int>(options->threads));
+  }
+  *encoder = created;
+  return EDGEJPEG_OK;
+}
+
+void edgejpeg_encoder_destroy(edgejpeg_encoder* encoder) { delete encoder; }
+
+edgejpeg_status edgejpeg_encoder_set_tables(edgejpeg_encoder* encoder, const uint8_t* luma, const uint8_t* chroma) {
+  if (encoder == nullptr) return fail_null(__func__, "encoder");
+  if (luma == nullptr) return fail_null(__func__, "luma");
+  if (const auto status = check_table("luma", luma)) return status;
+  if (chroma != nullptr) {
+    if (const auto status = check_table("chroma", chroma)) return status;
+  }
+  encoder->encoder.set_tables(luma, chroma);
+  return EDGEJPEG_OK;
+}
+
+edgejpeg_status edgejpeg_encoder_set_design(edgejpeg_encoder* encoder, const double* sensitivity,
+                                            double luma_water_level, double chroma_water_level, int32_t q_max) {
+  if (encoder == nullptr) return fail_null(__func__, "encoder");
+  if (sensitivity == nullptr) return fail_null(__func__, "sensitivity");
+  if (const auto status = check_water_level("luma_water_level", luma_water_level)) return status;
+  if (const auto status = check_water_level("chroma_water_level", chroma_water_level)) return status;
+  if (const auto status = check_range("q_max", q_max, 1, 255)) return status;
+  edgejpeg::Design design = {};
+  for (int i = 0; i < 3 * 64; ++i) {
+    if (!std::isfinite(sensitivity[i]) || sensitivity[i] < 0) {
+      return fail(EDGEJPEG_INVALID_ARGUMENT, "sensitivity[%d] is %g; it is finite and not negative", i, sensitivity[i]);
+    }
+    design.sensitivity[i / 64][i % 64] = sensitivity[i];
+  }
+  design.luma_water_level = luma_water_level;
+  design.chroma_water_level = chroma_water_level;
+  design.q_max = q_max;
+  encoder->encoder.set_design(design);
+  return EDGEJPEG_OK;
+}
+
+edgejpeg_status edgejpeg_encoder_set_comment(edgejpeg_encoder* encoder, const char* text, size_t size) {
+  if (encoder == nullptr) return fail_null(__func__, "encoder");
+  if (text == nullptr && size > 0) return fail_null(__func__, "text");
+  if (size > EDGEJPEG_MAX_COMMENT) {
+    return fail(EDGEJPEG_INVALID_ARGUMENT, "a comment of %zu bytes; a JPEG segment holds at most %d", size,
+                EDGEJPEG_MAX_COMMENT);
+  }
+  if (!encoder->encoder.set_comment(text, size)) {
+    return fail(EDGEJPEG_OUT_OF_MEMORY, "not enough memory for a comment of %zu bytes", size);
+  }
+  return EDGEJPEG_OK;
+}
+
+edgejpeg_status edgejpeg_encoder_encode(edgejpeg_encoder* encoder, const edgejpeg_image* image, const uint8_t** data,
+                                        size_t* size) {
+  if (encoder == nullptr) return fail_null(__func__, "encoder");
+  if (image == nullptr) return fail_null(__func__, "image");
+  if (data == nullptr) return fail_null(__func__, "data");
+  if (size == nullptr) return fail_null(__func__, "size");
+  *data = nullptr;
+  *size = 0;
+  if (const auto status = check_image(*image)) return status;
+  Encoder& core = encoder->encoder;
+  if (core.mode() == Encoder::Mode::kNone) {
+    return fail(EDGEJPEG_NOT_READY, "no tables yet; call edgejpeg_encoder_set_tables or edgejpeg_encoder_set_design");
+  }
+  if (core.mode() == Encoder::Mode::kFixed && !core.has_chroma_table() && !core.is_gray(*image)) {
+    return fail(EDGEJPEG_NOT_READY, "a colour frame needs a chroma table; give one to edgejpeg_encoder_set_tables");
+  }
+  if (!core.encode(*image)) {
+    return fail(EDGEJPEG_OUT_OF_MEMORY, "not enough memory to encode a frame of %d x %d",
+                static_cast<int>(image->width), static_cast<int>(image->height));
+  }
+  *data = core.file().data();
+  *size = core.file().size();
+  return EDGEJPEG_OK;
+}
+
+edgejpeg_status edgejpeg_encoder_tables(const edgejpeg_encoder* encoder, uint8_t* luma, uint8_t* chroma) {
+  if (encoder == nullptr) return fail_null(__func__, "encoder");
+  if (luma == nullptr) return fail_null(__func__, "luma");
+  if (chroma == nullptr) return fail_null(__func__, "chroma");
+  if (encoder->encoder.components() == 0) return fail(EDGEJPEG_NOT_READY, "no frame has been encoded yet");
+  std::memcpy(luma, encoder->encoder.table(0), 64);
+  std::memcpy(chroma, encoder->encoder.table(1), 64);
+  return EDGEJPEG_OK;
+}
+
+edgejpeg_status edgejpeg_encoder_statistics(const edgejpeg_encoder* encoder, edgejpeg_statistics* statistics) {
+  if (encoder == nullptr) return fail_null(__func__, "encoder");
+  if (statistics == nullptr) return fail_null(__func__, "statistics");
+  if (!encoder->encoder.has_statistics()) {
+    return fail(EDGEJPEG_NOT_READY, "no statistics: the last frame had fixed tables, or there was none");
+  }
+  *statistics = encoder->encoder.statistics();
+  return EDGEJPEG_OK;
+}

@@ -1,0 +1,51 @@
+// Growing memory that reports failure instead of throwing.
+#ifndef EDGEJPEG_BUFFER_H_
+#define EDGEJPEG_BUFFER_H_
+
+#include <cstddef>
+#include <cstdlib>
+#include <cstring>
+#include <type_traits>
+
+namespace edgejpeg {
+
+// Holds plain values only. Keeps its memory between frames; never shrinks.
+template <typename T>
+class Buffer {
+  static_assert(std::is_trivially_copyable_v<T>);
+
+ public:
+  Buffer() = default;
+  ~Buffer() { std::free(data_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  // Room for at least `count` values; the first `kept` of the old ones survive. False when memory is short.
+  [[nodiscard]] bool reserve(size_t count, size_t kept = 0) {
+    if (count <= capacity_) return true;
+    size_t bytes = 0;
+    if (__builtin_mul_overflow(count, sizeof(T), &bytes)) return false;
+    if (__builtin_add_overflow(bytes, kAlignment - 1, &bytes)) return false;
+    bytes -= bytes % kAlignment;
+    void* grown = std::aligned_alloc(kAlignment, bytes);
+    if (grown == nullptr) return false;
+    if (kept > 0) std::memcpy(grown, data_, kept * sizeof(T));
+    std::free(data_);
+    data_ = static_cast<T*>(grown);
+    capacity_ = count;
+    return true;
+  }
+
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+  size_t capacity() const { return capacity_; }
+
+ private:
+  static constexpr size_t kAlignment = 64;  // a cache line, and the widest vector register
+  T* data_ = nullptr;
+  size_t capacity_ = 0;
+};
+
+}  // namespace edgejpeg
+
+#endif  // EDGEJPEG_BUFFER_H_

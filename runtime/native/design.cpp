@@ -1,0 +1,94 @@
+#include "design.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <iterator>
+
+namespace edgejpeg {
+namespace {
+
+// D_Lap / lambda^2 as a power series in (q / lambda)^2, for where the closed form loses digits to cancellation.
+constexpr double kSeriesBelow = 0.5;
+constexpr double kSeries[] = {1.0 / 12,
+                              13.0 / 2880,
+                              -1223.0 / 1451520,
+                              49681.0 / 696729600,
+                              -851479.0 / 183936614400,
+                              3132944863.0 / 12051526975488000,
+                              -3841651381.0 / 289236647411712000,
+                              2993409657643.0 / 4720342085759139840000.0,
+                              -3899392481519879.0 / 135605987439688569323520000.0};
+
+// The largest q of 1..q_max with feasible(q), where feasibility ends at some q and never returns; 1 when there is none.
+template <typename Feasible>
+int largest_step(int q_max, Feasible feasible) {
+  int low = 1;
+  int high = q_max;
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (feasible(middle)) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return low;
+}
+
+int dc_step(double sensitivity, double water_level, int q_max) {
+  const double step = std::floor(std::sqrt(12 * water_level / sensitivity));
+  return static_cast<int>(std::clamp(step, 1.0, static_cast<double>(q_max)));
+}
+
+int ac_step(double sensitivity, double laplace_scale, double water_level, int q_max) {
+  const double bound = water_level / sensitivity;
+  return largest_step(q_max, [=](int q) { return laplace_distortion(laplace_scale, q) <= bound; });
+}
+
+}  // namespace
+
+double laplace_distortion(double lambda, double q) {
+  const double ratio = q / lambda;
+  const double square = lambda * lambda;
+  if (!(ratio < 700)) return 2 * square;  // the limit, where exp(-ratio) vanishes; lambda = 0 as well
+  if (ratio < kSeriesBelow) {
+    const double x = ratio * ratio;
+    double sum = 0;
+    for (size_t i = std::size(kSeries); i > 0; --i) sum = x * (kSeries[i - 1] + sum);
+    return square * sum;
+  }
+  const double w = -std::expm1(-ratio);    // 1 - u
+  const double threshold = ratio / w - 1;  // z / lambda
+  return square * (2 - std::exp(-threshold) * (ratio / w) * (ratio / w) * (2 - w));
+}
+
+void design_luma(const Design& design, const edgejpeg_statistics& statistics, uint8_t* table) {
+  const double level = design.luma_water_level;
+  for (int i = 0; i < 64; ++i) {
+    const double s = design.sensitivity[0][i];
+    int q = design.q_max;
+    if (!(s * statistics.variance[0][i] < level)) {
+      q = i == 0 ? dc_step(s, level, design.q_max) : ac_step(s, statistics.laplace_scale[0][i], level, design.q_max);
+    }
+    table[i] = static_cast<uint8_t>(q);
+  }
+}
+
+void design_chroma(const Design& design, const edgejpeg_statistics& statistics, uint8_t* table) {
+  const double level = design.chroma_water_level;
+  for (int i = 0; i < 64; ++i) {
+    int q = design.q_max;
+    // The component that binds decides; where both do, the smaller step satisfies both. For DC that is the step of
+    // max(s_Cb, s_Cr), as case 4 has it.
+    for (int c = 1; c < 3; ++c) {
+      const double s = design.sensitivity[c][i];
+      if (s * statistics.variance[c][i] < level) continue;
+      q = std::min(q, i == 0 ? dc_step(s, level, design.q_max)
+                             : ac_step(s, statistics.laplace_scale[c][i], level, design.q_max));
+    }
+    table[i] = static_cast<uint8_t>(q);
+  }
+}
+
+}  // namespace edgejpeg

@@ -1,0 +1,130 @@
+/* libedgejpeg: baseline JPEG whose quantization tables are designed for a neural network.
+ *
+ * A C interface: usable from C and C++, and loaded by ctypes. Every call that can fail returns a status; on anything
+ * but EDGEJPEG_OK, edgejpeg_last_error() has one line that says why. Nothing is thrown and nothing is printed.
+ *
+ * An encoder belongs to one thread at a time. Different encoders may run in parallel.
+ *
+ *     edgejpeg_encoder* encoder = NULL;
+ *     edgejpeg_options options = {EDGEJPEG_420, 0, 1};
+ *     edgejpeg_image image = {pixels, width, height, 3 * width, 3, EDGEJPEG_BGR};
+ *     const uint8_t* jpeg;
+ *     size_t size;
+ *     if (edgejpeg_encoder_create(&options, &encoder) || edgejpeg_encoder_set_tables(encoder, luma, chroma) ||
+ *         edgejpeg_encoder_encode(encoder, &image, &jpeg, &size)) {
+ *       fprintf(stderr, "%s\n", edgejpeg_last_error());
+ *     }
+ *     edgejpeg_encoder_destroy(encoder);
+ */
+#ifndef EDGEJPEG_H
+#define EDGEJPEG_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define EDGEJPEG_API __attribute__((visibility("default")))
+#else
+#define EDGEJPEG_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum edgejpeg_status {
+  EDGEJPEG_OK = 0,
+  EDGEJPEG_INVALID_ARGUMENT = 1,
+  EDGEJPEG_OUT_OF_MEMORY = 2,
+  EDGEJPEG_NOT_READY = 3 /* no tables and no design given yet, or nothing encoded yet */
+} edgejpeg_status;
+
+typedef enum edgejpeg_subsampling {
+  EDGEJPEG_444 = 0,
+  EDGEJPEG_422 = 1,
+  EDGEJPEG_420 = 2,
+  EDGEJPEG_GRAY = 3 /* one component; colour frames give their luma */
+} edgejpeg_subsampling;
+
+typedef enum edgejpeg_pixel_format {
+  EDGEJPEG_RGB = 0,
+  EDGEJPEG_BGR = 1,
+  EDGEJPEG_LUMA = 2 /* one sample per pixel: always coded as one component */
+} edgejpeg_pixel_format;
+
+#define EDGEJPEG_MAX_SIZE 65535
+#define EDGEJPEG_MAX_THREADS 256
+#define EDGEJPEG_MAX_COMMENT 65533
+
+/* Fields are int32_t, so that a value outside an enumeration is refused and not undefined. */
+typedef struct edgejpeg_options {
+  int32_t subsampling; /* edgejpeg_subsampling */
+  int32_t effort;      /* 0: the Huffman tables of ITU-T T.81 Annex K; 1: optimal ones for every frame */
+  int32_t threads;     /* 1..EDGEJPEG_MAX_THREADS; the bytes do not depend on it */
+} edgejpeg_options;
+
+typedef struct edgejpeg_image {
+  const uint8_t* pixels;  /* the first sample of the first pixel of the first row */
+  int32_t width;          /* 1..EDGEJPEG_MAX_SIZE */
+  int32_t height;         /* 1..EDGEJPEG_MAX_SIZE */
+  ptrdiff_t row_stride;   /* bytes from a row to the next; may be negative */
+  ptrdiff_t pixel_stride; /* bytes from a pixel to the next (3 for packed RGB, 4 for BGRx); may be negative */
+  int32_t format;         /* edgejpeg_pixel_format; the samples of a pixel are adjacent */
+} edgejpeg_image;
+
+/* The DCT statistics that OptS needs, per component (Y, Cb, Cr) and row-major frequency. The coefficients have the
+ * scale of a JPEG file (orthonormal DCT, DC = 8 x mean). */
+typedef struct edgejpeg_statistics {
+  int32_t components; /* 1 or 3; entries beyond are zero */
+  int64_t blocks[3];
+  double mean[3][64];
+  double variance[3][64];      /* population variance */
+  double laplace_scale[3][64]; /* mean |C - mean(C)| */
+} edgejpeg_statistics;
+
+typedef struct edgejpeg_encoder edgejpeg_encoder;
+
+/* The version of this library, equal to the Python package's. */
+EDGEJPEG_API const char* edgejpeg_version(void);
+
+/* Why the last call on this thread that failed did so: one line, never NULL. Valid until the thread's next failure. */
+EDGEJPEG_API const char* edgejpeg_last_error(void);
+
+EDGEJPEG_API edgejpeg_status edgejpeg_encoder_create(const edgejpeg_options* options, edgejpeg_encoder** encoder);
+
+/* NULL is allowed. */
+EDGEJPEG_API void edgejpeg_encoder_destroy(edgejpeg_encoder* encoder);
+
+/* Fixed tables: 64 values 1..255 each, row-major. chroma may be NULL when only one-component files will be written. */
+EDGEJPEG_API edgejpeg_status edgejpeg_encoder_set_tables(edgejpeg_encoder* encoder, const uint8_t* luma,
+                                                         const uint8_t* chroma);
+
+/* Tables designed for every frame by OptS, Algorithm 1 and 2 (Zheng, Salamah, Ye, Yang, "JPEG compliant compression
+ * for DNN vision", ICIP 2023).
+ *   sensitivity          3 x 64 doubles (Y, Cb, Cr; row-major): the raw s_i of eq. 9, finite, not negative
+ *   luma_water_level,
+ *   chroma_water_level   raw d > 0. A profile's normalised d is d_raw = d * 10 * max(sensitivity of Y).
+ *   q_max                the largest step, 1..255 */
+EDGEJPEG_API edgejpeg_status edgejpeg_encoder_set_design(edgejpeg_encoder* encoder, const double* sensitivity,
+                                                         double luma_water_level, double chroma_water_level,
+                                                         int32_t q_max);
+
+/* A comment for every following file; size 0 means none. The text is copied. */
+EDGEJPEG_API edgejpeg_status edgejpeg_encoder_set_comment(edgejpeg_encoder* encoder, const char* text, size_t size);
+
+/* Encode one frame. The bytes belong to the encoder and stay valid until its next call of encode or destroy. */
+EDGEJPEG_API edgejpeg_status edgejpeg_encoder_encode(edgejpeg_encoder* encoder, const edgejpeg_image* image,
+                                                     const uint8_t** data, size_t* size);
+
+/* The tables of the last frame, 64 values each, row-major. For a one-component file chroma is filled with zeros. */
+EDGEJPEG_API edgejpeg_status edgejpeg_encoder_tables(const edgejpeg_encoder* encoder, uint8_t* luma, uint8_t* chroma);
+
+/* The statistics of the last frame. Only tables designed per frame need them: with fixed ones, EDGEJPEG_NOT_READY. */
+EDGEJPEG_API edgejpeg_status edgejpeg_encoder_statistics(const edgejpeg_encoder* encoder,
+                                                         edgejpeg_statistics* statistics);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* EDGEJPEG_H */
