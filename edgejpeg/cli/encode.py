@@ -1,0 +1,123 @@
+"""Encode images with a profile, or with ordinary JPEG tables at a quality."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from edgejpeg.cli.arguments import add_on_error_argument, positive_float, positive_int
+
+HELP = "encode images as JPEG with a profile"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this verb's arguments."""
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="IN", help="image files, or folders of images")
+    tables = parser.add_mutually_exclusive_group(required=True)
+    tables.add_argument("-p", "--profile", help="a shipped profile's name, or a .toml file")
+    tables.add_argument("--quality", type=int, help="the IJG's tables at this quality, 1..100, instead of a profile")
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="a .jpg file, or a folder")
+    parser.add_argument("--water-level", type=positive_float, help="the water level d, if not the profile's")
+    parser.add_argument("--subsampling", choices=("444", "422", "420", "gray"), help="with --quality (default: 420)")
+    parser.add_argument("--effort", type=int, choices=(0, 1), help="0: stored Huffman tables, 1: optimal ones")
+    parser.add_argument("--threads", type=positive_int, default=1, help="threads (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per image")
+    add_on_error_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Encode every input; returns 1 when an image was skipped."""
+    from edgejpeg.errors import DataError, InvalidInputError
+    from edgejpeg.profile import load_profile
+    from edgejpeg.runtime.encoder import Encoder, encode_jpeg
+    from edgejpeg.runtime.frames import read_image
+
+    if args.profile is None:
+        if args.water_level is not None:
+            raise InvalidInputError("--water-level belongs to an adaptive profile; give -p PROFILE, or leave it out")
+        subsampling = args.subsampling or "420"
+
+        def encode(image: object) -> bytes:
+            return encode_jpeg(
+                image,
+                quality=args.quality,
+                subsampling=subsampling if getattr(image, "ndim", 3) == 3 else "gray",
+                color="bgr",
+                effort=args.effort or 0,
+                threads=args.threads,
+            )
+    else:
+        profile = load_profile(args.profile)
+        if args.subsampling not in (None, profile.subsampling):
+            raise InvalidInputError(
+                f"profile {profile.name!r} is for subsampling {profile.subsampling}, not {args.subsampling}; "
+                "leave --subsampling out, or calibrate a profile for it"
+            )
+        encode = Encoder(
+            profile, color="bgr", effort=args.effort, threads=args.threads, water_level=args.water_level
+        ).encode
+
+    jobs = _jobs(args.inputs, args.output)
+    failed: list[str] = []
+    for source, target in jobs:
+        try:
+            image = read_image(source)
+        except DataError as error:
+            if args.on_error == "fail":
+                raise
+            failed.append(str(error))
+            continue
+        data = encode(image)
+        _write(target, data)
+        height, width = image.shape[:2]
+        bpp = 8 * len(data) / (height * width)
+        if args.json:
+            record = {"input": str(source), "output": str(target), "width": width, "height": height}
+            print(json.dumps({**record, "bytes": len(data), "bits_per_pixel": round(bpp, 4)}))
+        else:
+            print(f"{target}  {width}x{height}  {len(data)} bytes  {bpp:.3f} bpp")
+    for reason in failed:
+        print(f"skipped: {reason}", file=sys.stderr)
+    if failed:
+        print(f"edgejpeg encode: {len(failed)} of {len(jobs)} images skipped", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _jobs(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
+    """Every source with its target; refuses two sources with one target, and a source as its own target."""
+    from edgejpeg.errors import DataError
+    from edgejpeg.runtime.frames import IMAGE_SUFFIXES
+
+    sources: list[tuple[Path, Path]] = []
+    for path in inputs:
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            if not found:
+                raise DataError(f"no images in folder {path}; images end in {', '.join(sorted(IMAGE_SUFFIXES))}")
+            sources += [(p, p.relative_to(path).with_suffix(".jpg")) for p in found]
+        else:
+            sources.append((path, Path(path.stem + ".jpg")))
+    into_file = output.suffix.lower() in (".jpg", ".jpeg") and not output.is_dir()
+    if into_file and len(sources) > 1:
+        raise DataError(f"{len(sources)} images do not fit into the one file {output}; give a folder with -o")
+    jobs = [(source, output if into_file else output / relative) for source, relative in sources]
+    seen: dict[Path, Path] = {}
+    for source, target in jobs:
+        if target in seen:
+            raise DataError(f"{seen[target]} and {source} would both be written to {target}; encode them one by one")
+        if target.exists() and source.exists() and target.samefile(source):
+            raise DataError(f"{source} would be overwritten by its own encoding; give another -o")
+        seen[target] = source
+    return jobs
+
+
+def _write(target: Path, data: bytes) -> None:
+    from edgejpeg.errors import DataError
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    except OSError as error:
+        raise DataError(f"cannot write {target}: {error.strerror or error}; give another -o") from error

@@ -1,0 +1,1 @@
+"""The way up: from encoded frames to acknowledged answers, over HTTP."""
