@@ -1,0 +1,221 @@
+"""An exported network on disk: the ONNX file and its JSON, written only when the check has passed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgejpeg._optional import require
+from edgejpeg.errors import ExportError, InvalidInputError
+from edgejpeg.export.compare import CheckReport, check_export, check_images, ijg_array
+from edgejpeg.export.layer import ExportModule
+from edgejpeg.export.metadata import describe_export, embed_metadata
+from edgejpeg.export.onnx import check_model, check_opset, onnx_from_module
+from edgejpeg.export.precision import float16_from_float32
+from edgejpeg.jpeg.colour import check_subsampling
+from edgejpeg.jpeg.tables import QuantTable, ijg_tables
+
+if TYPE_CHECKING:
+    from edgejpeg.models import LoadedModel
+    from edgejpeg.profile import Profile
+
+PRECISIONS = ("fp32", "fp16")
+
+
+@dataclass(frozen=True)
+class LayerTables:
+    """The JPEG layer to put in front of a network.
+
+    Attributes:
+        subsampling: ``"444"``, ``"422"``, ``"420"`` or ``"gray"``.
+        tables: luma and chroma, constants of the graph; None makes them its second input.
+        source: where the tables come from, for people.
+    """
+
+    subsampling: str
+    tables: tuple[QuantTable, QuantTable] | None
+    source: str
+
+    def array(self) -> NDArray[np.float32] | None:
+        """The tables as the layer takes them: (1, 2, 64) float32, row-major."""
+        if self.tables is None:
+            return None
+        return np.stack([table.array.reshape(64) for table in self.tables]).astype(np.float32)[None]
+
+    def to_document(self) -> dict[str, Any]:
+        """Subsampling, tables (row-major, or the word ``"input"``) and source, as plain values."""
+        document: dict[str, Any] = {"subsampling": self.subsampling, "tables": "input", "source": self.source}
+        if self.tables is not None:
+            luma, chroma = self.tables
+            document["tables"] = {"luma": luma.array.tolist(), "chroma": chroma.array.tolist()}
+        else:
+            document["input"] = {
+                "name": "tables",
+                "dtype": "float32",
+                "shape": ["N or 1", 2, 64],
+                "order": "luma, chroma; row-major",
+            }
+        return document
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What :func:`export_onnx` wrote.
+
+    Attributes:
+        onnx_path, json_path: the two files.
+        document: what the JSON says, and the ONNX file's metadata under ``edgejpeg``.
+        report: of the check.
+    """
+
+    onnx_path: Path
+    json_path: Path
+    document: dict[str, Any]
+    report: CheckReport
+
+
+def layer_from_quality(quality: int, subsampling: str = "420") -> LayerTables:
+    """The layer of ordinary JPEG: the IJG's tables at a quality from 1 to 100."""
+    check_subsampling(subsampling)
+    return LayerTables(subsampling, ijg_tables(quality), f"IJG quality {quality}")
+
+
+def layer_from_profile(profile: Profile, subsampling: str | None = None) -> LayerTables:
+    """The layer of a profile. The tables of an adaptive one change with every frame, so they become an input.
+
+    Args:
+        profile: adaptive or fixed.
+        subsampling: None, or what the profile must have.
+
+    Raises:
+        InvalidInputError: the profile is for another subsampling.
+    """
+    if subsampling not in (None, profile.subsampling):
+        raise InvalidInputError(
+            f"profile {profile.name!r} is for subsampling {profile.subsampling}, not {subsampling}; "
+            "leave the subsampling out, or calibrate a profile for it"
+        )
+    source = f"{profile.kind} profile {profile.name} ({profile.profile_id})"
+    if profile.luma is None:
+        return LayerTables(profile.subsampling, None, source)
+    # A gray profile may have one table; the layer's body for gray does not look at the second.
+    return LayerTables(profile.subsampling, (profile.luma, profile.chroma or profile.luma), source)
+
+
+def export_onnx(
+    model: LoadedModel,
+    folder: str | Path,
+    *,
+    layer: LayerTables | None = None,
+    precision: str = "fp32",
+    uint8: bool = False,
+    opset: int = 18,
+    images: int = 7,
+) -> ExportResult:
+    """Write a network as ``FOLDER/<model>[-jpeg][-fp16].onnx`` with a JSON of the same name beside it.
+
+    The graph takes ``image``, (N, 3, H, W) RGB, and gives ``logits``, (N, classes) float32; N is dynamic and the
+    normalisation is inside. With a layer whose tables are an input, that is ``tables``, (N or 1, 2, 64) float32.
+    The graph is compared with PyTorch in ONNX Runtime first; nothing is written when they disagree.
+
+    Args:
+        model: from :func:`edgejpeg.models.create_model`.
+        folder: made when it does not exist.
+        layer: the JPEG layer in front, or None for the network alone.
+        precision: ``"fp32"``, or ``"fp16"`` for a backbone in half precision.
+        uint8: the image is uint8 in 0..255 instead of float32 in 0..1.
+        opset: of ONNX, 18 to 23.
+        images: for the check, at least 4.
+
+    Raises:
+        InvalidInputError: an option outside what is allowed.
+        ExportError: the folder cannot be written, the network cannot be lowered, or the check failed.
+    """
+    check_opset(opset)
+    if precision not in PRECISIONS:
+        raise InvalidInputError(f"precision is one of {', '.join(PRECISIONS)}; got {precision!r}")
+    require("onnxruntime", extra="ort", purpose="the check of edgejpeg export")
+    pictures = check_images(images, model.input_size)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", model.name)
+    stem = name + ("-jpeg" if layer else "") + ("-fp16" if precision == "fp16" else "")
+    folder = Path(folder)
+    with _writing(folder / f"{stem}.onnx", folder / f"{stem}.json") as (onnx_file, json_file):
+        module = ExportModule(
+            model.module,
+            size=model.input_size,
+            mean=model.mean,
+            std=model.std,
+            uint8=uint8,
+            subsampling=layer.subsampling if layer else None,
+            tables=layer.array() if layer else None,
+        ).eval()
+        inputs = _example_inputs(model, uint8, tables_are_input=layer is not None and layer.tables is None)
+        graph = onnx_from_module(
+            module,
+            inputs,
+            batch_axes={"image": "N", "tables": "T"},
+            output_name="logits",
+            opset=opset,
+            subsampling=layer.subsampling if layer else None,
+        )
+        if precision == "fp16":
+            graph = float16_from_float32(graph)
+            check_model(graph)
+        report = check_export(graph, module, pictures, input_names=list(inputs), precision=precision)
+        if not report.passed:
+            raise ExportError(
+                f"the check of {stem}.onnx against PyTorch failed, and nothing was written: "
+                + "; ".join(dict.fromkeys(report.failures))
+            )
+        document = describe_export(
+            model,
+            uint8=uint8,
+            jpeg_layer=layer.to_document() if layer else None,
+            precision=precision,
+            opset=opset,
+            check=report.to_document(),
+        )
+        embed_metadata(graph, document)
+        onnx_file.write_bytes(graph.SerializeToString())
+        json_file.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return ExportResult(folder / f"{stem}.onnx", folder / f"{stem}.json", document, report)
+
+
+def _example_inputs(model: LoadedModel, uint8: bool, tables_are_input: bool) -> dict[str, torch.Tensor]:
+    # Two images: an axis of size one would be taken for a constant.
+    image = torch.zeros((2, 3, *model.input_size), dtype=torch.uint8 if uint8 else torch.float32)
+    inputs = {"image": image}
+    if tables_are_input:
+        inputs["tables"] = torch.from_numpy(np.stack([ijg_array(75)] * 2))
+    return inputs
+
+
+@contextlib.contextmanager
+def _writing(*targets: Path) -> Iterator[list[Path]]:
+    """Temporary files beside the targets, opened at once so that a folder that cannot be written is known before the
+    work; moved into place at the end, removed on any error."""
+    temporary = [target.with_name(f".{target.name}.writing") for target in targets]
+    try:
+        targets[0].parent.mkdir(parents=True, exist_ok=True)
+        for file in temporary:
+            file.touch()
+        yield temporary
+        for file, target in zip(temporary, targets, strict=True):
+            file.replace(target)
+    except OSError as error:
+        raise ExportError(
+            f"cannot write into {targets[0].parent}: {error.strerror or error}; give another folder with -o"
+        ) from error
+    finally:
+        for file in temporary:
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)

