@@ -396,8 +396,9 @@ def test_empty_frames_are_refused():
     assert settled(sender) == (0, 0, 0)
 
 
-def test_against_the_real_application(tmp_path: Path):
+def test_against_the_real_application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A real socket, real JPEG files, and a network whose answer is known by formula."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # a proxy is not asked for a server on this machine
     onnx = pytest.importorskip("onnx")
     pil = pytest.importorskip("PIL.Image")
     uvicorn = pytest.importorskip("uvicorn")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import email.utils
 import hashlib
+import ipaddress
 import platform
 import random
 import re
@@ -171,6 +172,8 @@ class Sender:
             transport=transport,
             verify=True if ca_file is None else _tls_context(ca_file),
             timeout=timeout,
+            # A proxy from the environment cannot reach a server on this machine.
+            trust_env=not _is_loopback(self._httpx.URL(self.url).host),
             headers={"User-Agent": f"edgejpeg/{__version__}"} | ({} if token is None else _authorization(token)),
             limits=self._httpx.Limits(max_connections=in_flight, max_keepalive_connections=in_flight),
         )
@@ -340,6 +343,13 @@ class Sender:
         ):
             raise InvalidInputError(f"the server's URL must be http://HOST:PORT or https://HOST:PORT, got {url!r}")
         return url.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _authorization(token: str) -> dict[str, str]:
