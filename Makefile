@@ -20,7 +20,7 @@ $(VENV)/.packages: pyproject.toml constraints.txt
 	$(PIP) install -q -c constraints.txt torch
 	$(PIP) install -q -c constraints.txt scikit-build-core cmake ninja
 	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[all]'
-	touch $@ $(VENV)/.library
+	touch $@
 
 # The library is compiled anew when its sources change.
 $(VENV)/.library: $(VENV)/.packages $(NATIVE)

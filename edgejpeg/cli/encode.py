@@ -5,9 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgejpeg.cli.arguments import add_on_error_argument, positive_float, positive_int
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 HELP = "encode images as JPEG with a profile"
 
@@ -29,36 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Encode every input; returns 1 when an image was skipped."""
-    from edgejpeg.errors import DataError, InvalidInputError
-    from edgejpeg.profile import load_profile
-    from edgejpeg.runtime.encoder import Encoder, encode_jpeg
+    from edgejpeg.errors import DataError
     from edgejpeg.runtime.frames import read_image
 
-    if args.profile is None:
-        if args.water_level is not None:
-            raise InvalidInputError("--water-level belongs to an adaptive profile; give -p PROFILE, or leave it out")
-        subsampling = args.subsampling or "420"
-
-        def encode(image: object) -> bytes:
-            return encode_jpeg(
-                image,
-                quality=args.quality,
-                subsampling=subsampling if getattr(image, "ndim", 3) == 3 else "gray",
-                color="bgr",
-                effort=args.effort or 0,
-                threads=args.threads,
-            )
-    else:
-        profile = load_profile(args.profile)
-        if args.subsampling not in (None, profile.subsampling):
-            raise InvalidInputError(
-                f"profile {profile.name!r} is for subsampling {profile.subsampling}, not {args.subsampling}; "
-                "leave --subsampling out, or calibrate a profile for it"
-            )
-        encode = Encoder(
-            profile, color="bgr", effort=args.effort, threads=args.threads, water_level=args.water_level
-        ).encode
-
+    encode = _encoder(args)
     jobs = _jobs(args.inputs, args.output)
     failed: list[str] = []
     for source, target in jobs:
@@ -83,6 +64,32 @@ def run(args: argparse.Namespace) -> int:
     if failed:
         print(f"edgejpeg encode: {len(failed)} of {len(jobs)} images skipped", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _encoder(args: argparse.Namespace) -> Callable[[NDArray[np.uint8]], bytes]:
+    """What encodes one BGR image: a profile's encoder, or ordinary JPEG at a quality."""
+    from edgejpeg.errors import InvalidInputError
+    from edgejpeg.profile import load_profile
+    from edgejpeg.runtime.encoder import Encoder, encode_jpeg
+
+    if args.profile is None:
+        if args.water_level is not None:
+            raise InvalidInputError("--water-level belongs to an adaptive profile; give -p PROFILE, or leave it out")
+        return partial(
+            encode_jpeg,
+            quality=args.quality,
+            subsampling=args.subsampling or "420",
+            color="bgr",
+            effort=args.effort or 0,
+            threads=args.threads,
+        )
+    profile = load_profile(args.profile)
+    if args.subsampling not in (None, profile.subsampling):
+        raise InvalidInputError(
+            f"profile {profile.name!r} is for subsampling {profile.subsampling}, not {args.subsampling}; "
+            "leave --subsampling out, or calibrate a profile for it"
+        )
+    return Encoder(profile, color="bgr", effort=args.effort, threads=args.threads, water_level=args.water_level).encode
 
 
 def _jobs(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
