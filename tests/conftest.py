@@ -60,3 +60,15 @@ def photo() -> Callable[[int, int], np.ndarray]:
         return np.ascontiguousarray(np.tile(base, repeats)[:height, :width])
 
     return crop
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which interpreters the light part was tested on."""
+    tested = [
+        str(value)
+        for report in terminalreporter.stats.get("passed", [])
+        for key, value in getattr(report, "user_properties", [])
+        if key == "light part on" and report.when == "call"
+    ]
+    if tested:
+        terminalreporter.write_line(f"light part tested on CPython {', '.join(sorted(tested))}")

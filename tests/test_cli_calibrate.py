@@ -96,6 +96,7 @@ def test_labels_auto_says_why_it_takes_its_own(folder, tmp_path, capsys):
         capsys, "--model", "tiny", "--num-classes", 5, "--data", folder, "-o", tmp_path / "p.toml"
     )
     assert code == 0 and "3 class folders, tiny 5 classes" in err and "labels self" in out
+    assert "top-1" not in out  # labels of other classes measure nothing
     assert load_profile(tmp_path / "p.toml").provenance["labels"] == "self"
     code, _, err = calibrate(capsys, "--model", "tiny", "--data", folder / "ant", "-o", tmp_path / "p.toml")
     assert code == 0 and "has no labels" in err

@@ -122,7 +122,7 @@ def _interpreters() -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
-def test_light_part_on(version, wheel, tmp_path, repository):
+def test_light_part_on(version, wheel, tmp_path, repository, record_property):
     interpreter = _interpreters().get(version)
     if interpreter is None:
         pytest.skip(f"CPython {version} is not on this machine")
@@ -150,6 +150,7 @@ def test_light_part_on(version, wheel, tmp_path, repository):
         done = subprocess.run([python, "-c", LIGHT], cwd=cwd, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "light part works on" in done.stdout
+    record_property("light part on", done.stdout.split("light part works on ")[1].split()[0])
     script = subprocess.run([str(Path(python).parent / "edgejpeg"), "info", "efficientnet_lite0"], capture_output=True)
     assert script.returncode == 0, script.stderr
     assert b"adaptive" in script.stdout

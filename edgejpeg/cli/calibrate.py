@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,8 @@ def _calibrate(args: argparse.Namespace, world: World) -> int:
     )
     checkpoint = args.output.with_name(f"{args.output.name}.partial.npz")
     result = _estimate(args, model, data, batches, labels, checkpoint, world)
+    if not _same_classes(data, model):
+        result = replace(result, accuracy=None)
     skipped = _count_skipped(batches, world)
     if world.rank != 0:
         return 0
@@ -125,17 +128,23 @@ def _calibrate(args: argparse.Namespace, world: World) -> int:
     return 0
 
 
+def _same_classes(data: ImageData, model: LoadedModel) -> bool:
+    """Whether the labels, where there are any, can be this network's classes: as many folders as it has classes."""
+    return data.class_names is None or len(data.class_names) == model.num_classes
+
+
 def _choose_labels(wanted: str, data: ImageData, model: LoadedModel) -> tuple[str, str | None]:
     """The labels to use, and a line that says why when the choice was ours."""
     from edgejpeg.errors import DataError
 
     if wanted in ("self", "fisher"):
         return wanted, None
-    folders = len(data.class_names) if data.class_names is not None else None
     if data.labels is None:
         problem = f"{str(data.root)!r} has no labels"
-    elif folders is not None and folders != model.num_classes:
-        problem = f"{str(data.root)!r} has {folders} class folders, {model.name} {model.num_classes} classes"
+    elif data.class_names is not None and not _same_classes(data, model):
+        problem = (
+            f"{str(data.root)!r} has {len(data.class_names)} class folders, {model.name} {model.num_classes} classes"
+        )
     else:
         data.check_labels(model.num_classes)
         return "true", None
