@@ -32,7 +32,8 @@ class Encoder:
 
     With an adaptive profile the library measures every frame and designs its tables (OptS, Zheng, Salamah, Ye, Yang,
     "JPEG compliant compression for DNN vision", ICIP 2023, Algorithms 1 and 2); with a fixed one they are the
-    profile's. The files are baseline JFIF, readable by any decoder, and do not depend on the number of threads.
+    profile's, with a ladder those of its default level. The files are baseline JFIF, readable by any decoder, and do
+    not depend on the number of threads.
 
     >>> encoder = Encoder("efficientnet_lite0")
     >>> jpeg = encoder.encode(frame)
@@ -49,7 +50,8 @@ class Encoder:
         comment: write ``edgejpeg profile=NAME@ID`` into every file (a COM segment).
 
     Raises:
-        InvalidInputError: an option outside what is allowed; ``water_level`` with a fixed profile.
+        InvalidInputError: an option outside what is allowed; ``water_level`` with a profile that is not adaptive; a
+            profile with dead-zone thresholds, which this encoder does not apply yet.
         ProfileError: the profile cannot be read.
         NativeLibraryError: the compiled library is missing or of another version.
     """
@@ -75,13 +77,14 @@ class Encoder:
         self._comment = bool(comment)
         self._water_level = water_level
         levels = _raw_levels(self._profile, water_level)
+        tables = _rounded_tables(self._profile)
         self._lock = threading.Lock()
         self._native: NativeEncoder | None = NativeEncoder(self._profile.subsampling, self._effort, self._threads)
         if levels is not None and self._profile.sensitivity is not None:
             self._native.set_design(self._profile.sensitivity, *levels, self._profile.q_max)
-        elif self._profile.luma is not None:
-            chroma = self._profile.chroma
-            self._native.set_tables(self._profile.luma.array, None if chroma is None else chroma.array)
+        elif tables.luma is not None:
+            chroma = tables.chroma
+            self._native.set_tables(tables.luma.array, None if chroma is None else chroma.array)
         if self._comment:
             text = f"edgejpeg profile={self._profile.name}@{self._profile.profile_id}"
             self._native.set_comment(text.encode())
@@ -224,13 +227,23 @@ def _resolve_tables(
     return given[0], given[1]
 
 
+def _rounded_tables(profile: Profile) -> Profile:
+    """The profile itself, or a ladder's default level as a fixed one, if its coefficients are rounded plainly."""
+    chosen = profile if profile.level is None else profile.at_level(profile.level)
+    if chosen.dead_zone is not None:
+        raise InvalidInputError(
+            f"profile {chosen.name!r} has dead-zone thresholds, which this encoder cannot apply; use one without them"
+        )
+    return chosen
+
+
 def _raw_levels(profile: Profile, water_level: float | None) -> tuple[float, float] | None:
-    """The raw luma and chroma water levels of an adaptive profile; None for a fixed one."""
+    """The raw luma and chroma water levels of an adaptive profile; None for the others."""
     if profile.sensitivity is None or profile.water_level is None:
         if water_level is not None:
             raise InvalidInputError(
-                f"water_level={water_level!r} with {profile.name!r}, a fixed profile, which has tables instead; "
-                "leave it out, or use an adaptive profile"
+                f"water_level={water_level!r} with {profile.name!r}, a {profile.kind} profile, which has tables "
+                "instead; leave it out, or use an adaptive profile"
             )
         return None
     luma = profile.water_level

@@ -22,7 +22,7 @@ from edgejpeg.jpeg.markers import parse_jpeg
 from edgejpeg.jpeg.reference import encode_reference
 from edgejpeg.jpeg.tables import QuantTable, ijg_tables
 from edgejpeg.jpeg.zigzag import from_zigzag
-from edgejpeg.profile import Profile
+from edgejpeg.profile import DeadZone, Level, Profile
 from edgejpeg.runtime import Encoder, encode_jpeg
 
 SUBSAMPLINGS = ("444", "422", "420", "gray")
@@ -529,3 +529,24 @@ def test_bad_profiles(tmp_path):
         InvalidInputError, match="a profile is a Profile, the name of a shipped one, or a path; got int"
     ):
         Encoder(3)
+
+
+def test_a_ladder_encodes_at_its_default_level(photo):
+    pairs = [ijg_tables(quality) for quality in (20, 60)]
+    levels = [Level(0.5 + i, *pair) for i, pair in enumerate(pairs)]
+    frame = photo(50, 70)
+    for level, pair in enumerate(pairs):
+        profile = Profile.ladder(name="steps", levels=levels, level=level)
+        assert Encoder(profile, color="rgb").encode(frame) == encode_jpeg(frame, tables=pair)
+    with pytest.raises(InvalidInputError, match="a ladder profile"):
+        Encoder(profile, water_level=1.0)
+
+
+def test_dead_zones_are_refused_and_not_ignored():
+    zone = DeadZone(np.full((8, 8), 0.5), np.full((8, 8), 0.5))
+    luma, chroma = ijg_tables(50)
+    fixed = Profile.fixed(name="f", luma=luma, chroma=chroma, dead_zone=zone)
+    ladder = Profile.ladder(name="l", levels=[Level(1, luma, chroma, zone)])
+    for profile in (fixed, ladder):
+        with pytest.raises(InvalidInputError, match="dead-zone thresholds"):
+            Encoder(profile)

@@ -111,6 +111,10 @@ def _lines(document: dict[str, Any], indent: str = "") -> Iterable[str]:
         if isinstance(value, dict):
             yield f"{label}:"
             yield from _lines(value, indent + "  ")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for index, entry in enumerate(value):
+                yield f"{label}[{index}]:"
+                yield from _lines(entry, indent + "  ")
         elif isinstance(value, list) and value and isinstance(value[0], list):
             yield f"{label}:"
             for row in value:

@@ -89,6 +89,38 @@ class QuantTable:
         return QuantTable, (self._values.tolist(),)
 
 
+def dead_zone_thresholds(values: ArrayLike) -> NDArray[np.float64]:
+    """Zeroing thresholds of one table in units of its steps: C becomes 0 where |C| < t q, and is rounded otherwise.
+
+    .5 is plain rounding. Above 1 a threshold would zero what rounds to 1 with an error of more than a step, so 1 is the
+    largest. The DC coefficient carries a block's brightness and is coded as a difference: zeroing small ones makes no
+    sense, it is always rounded, and its entry is .5.
+
+    Args:
+        values: 8x8, row-major, .5 to 1, with .5 at [0, 0].
+
+    Returns:
+        A read-only (8, 8) float64 copy.
+
+    Raises:
+        InvalidInputError: another shape, NaN, a value outside .5..1, or a DC entry that is not .5.
+    """
+    array = np.array(values, dtype=np.float64)
+    if array.shape != (8, 8):
+        raise InvalidInputError(f"dead-zone thresholds have shape (8, 8), row-major; got {array.shape}")
+    wrong = ~((array >= 0.5) & (array <= 1))
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise InvalidInputError(
+            f"dead-zone thresholds are .5 (plain rounding) to 1 steps; "
+            f"got {array[row, column]} at row {row}, column {column}"
+        )
+    if array[0, 0] != 0.5:
+        raise InvalidInputError(f"the dead-zone threshold of DC, row 0, column 0, is .5; got {array[0, 0]}")
+    array.setflags(write=False)
+    return array
+
+
 IJG_LUMA = QuantTable(
     [
         [16, 11, 10, 16, 24, 40, 51, 61],
