@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from edgejpeg.errors import InvalidInputError
 from edgejpeg.jpeg import huffman
 from edgejpeg.jpeg.colour import check_subsampling, sample_planes
 from edgejpeg.jpeg.dct import block_dct
 from edgejpeg.jpeg.huffman import HuffmanTable
-from edgejpeg.jpeg.tables import QuantTable
+from edgejpeg.jpeg.tables import QuantTable, dead_zone_thresholds
 from edgejpeg.jpeg.zigzag import to_zigzag
 
 END_OF_BLOCK, SIXTEEN_ZEROS = 0x00, 0xF0
@@ -36,10 +36,27 @@ def component_blocks(image: NDArray[np.uint8], subsampling: str) -> list[NDArray
     return blocks
 
 
-def quantize(coefficients: NDArray[np.float64], table: QuantTable) -> NDArray[np.int32]:
-    """Plain rounding, halves away from zero as in libjpeg: sign(C) floor(|C| / q + 1/2), int32."""
+def quantize(
+    coefficients: NDArray[np.float64], table: QuantTable, dead_zone: ArrayLike | None = None
+) -> NDArray[np.int32]:
+    """K = sign(C) floor(|C| / q + 1/2), halves away from zero as in libjpeg; with a dead zone, K = 0 where |C| < t q.
+
+    Args:
+        coefficients: ``(..., 8, 8)``, row-major.
+        table: the steps q.
+        dead_zone: the thresholds t, 8x8 (see :func:`~edgejpeg.jpeg.tables.dead_zone_thresholds`); None, or .5
+            everywhere, is plain rounding. They concern the AC coefficients: DC's is always .5, and it is rounded.
+
+    Returns:
+        The levels K, int32, of the shape of ``coefficients``.
+    """
     steps = table.array.astype(np.float64)
-    return (np.sign(coefficients) * np.floor(np.abs(coefficients) / steps + 0.5)).astype(np.int32)
+    magnitudes = np.abs(coefficients)
+    levels = np.sign(coefficients) * np.floor(magnitudes / steps + 0.5)
+    if dead_zone is not None:
+        thresholds = dead_zone_thresholds(dead_zone)
+        levels[(thresholds > 0.5) & (magnitudes < thresholds * steps)] = 0
+    return levels.astype(np.int32)
 
 
 def encode_reference(
@@ -48,6 +65,7 @@ def encode_reference(
     subsampling: str = "420",
     *,
     effort: int = 0,
+    dead_zones: Sequence[ArrayLike] | None = None,
     comment: bytes | None = None,
 ) -> bytes:
     """Encode an image as a baseline JFIF file.
@@ -57,14 +75,18 @@ def encode_reference(
         tables: the luma and the chroma table; for ``"gray"`` the first one is used.
         subsampling: ``"444"``, ``"422"``, ``"420"`` or ``"gray"``.
         effort: 0 for the standard Huffman tables, 1 for optimal ones.
+        dead_zones: thresholds for luma and chroma as in :func:`quantize`, as many as ``tables`` needs; None rounds.
         comment: bytes of a COM marker, at most 65533.
     """
     if len(tables) < (1 if subsampling == "gray" else 2):
         raise InvalidInputError(f"{subsampling} needs a luma and a chroma table; got {len(tables)} table")
     if effort not in (0, 1):
         raise InvalidInputError(f"effort is 0 (standard Huffman tables) or 1 (optimal ones); got {effort!r}")
+    if dead_zones is not None and len(dead_zones) < (1 if subsampling == "gray" else 2):
+        raise InvalidInputError(f"{subsampling} needs thresholds for luma and chroma; got {len(dead_zones)} set")
     quantized = [
-        quantize(blocks, tables[min(index, 1)]) for index, blocks in enumerate(component_blocks(image, subsampling))
+        quantize(blocks, tables[slot], None if dead_zones is None else dead_zones[slot])
+        for slot, blocks in zip((0, 1, 1), component_blocks(image, subsampling), strict=False)
     ]
     tokens = list(_tokens(quantized, subsampling, image.shape[:2]))
     slots = 1 if len(quantized) == 1 else 2
