@@ -1,10 +1,20 @@
-"""Quantization-table design: statistics, distortion models, OptS, OptD, DeepN-JPEG, reverse water-filling.
+"""Quantization-table design: statistics, distortion, OptS, OptD, DeepN-JPEG, reverse water-filling, rate control.
 
 Everything here needs numpy alone. Arrays are 8x8 and row-major, ``(3, 8, 8)`` for Y, Cb, Cr.
 """
 
 from __future__ import annotations
 
+from edgejpeg.design.control import Match as Match
+from edgejpeg.design.control import RateModel as RateModel
+from edgejpeg.design.control import ScaleModel as ScaleModel
+from edgejpeg.design.control import WaterLevelModel as WaterLevelModel
+from edgejpeg.design.control import find_water_level as find_water_level
+from edgejpeg.design.control import ladder_slope as ladder_slope
+from edgejpeg.design.control import laplace_entropy as laplace_entropy
+from edgejpeg.design.control import level_for_budget as level_for_budget
+from edgejpeg.design.control import level_of_equal_slope as level_of_equal_slope
+from edgejpeg.design.control import scale_tables as scale_tables
 from edgejpeg.design.deepn import DeepNMapping as DeepNMapping
 from edgejpeg.design.deepn import deepn_tables as deepn_tables
 from edgejpeg.design.distortion import dead_zone_threshold as dead_zone_threshold
