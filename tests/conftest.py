@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -25,6 +26,19 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the shared data folder beside the checkout, which is not on this machine")
     return folder
+
+
+@pytest.fixture(scope="session")
+def native_hooks(tmp_path_factory) -> ModuleType:
+    """runtime/native/testing/hooks.py with ``library``, the single stages of the compiled code; built for the tests."""
+    path = ROOT / "runtime" / "native" / "testing" / "hooks.py"
+    spec = importlib.util.spec_from_file_location("native_hooks", path)
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    if hooks.tool("cmake") is None:
+        pytest.skip("cmake, which builds the single stages for tests, is not installed")
+    hooks.library = hooks.load_hooks(tmp_path_factory.mktemp("hooks"))
+    return hooks
 
 
 @pytest.fixture

@@ -89,9 +89,9 @@ def trellis_block(
     for position in (int(p) for p in np.flatnonzero(levels[1:]) + 1):
         rounded = abs(int(levels[position]))
         found: tuple[float, int, int] | None = None
-        for magnitude in (rounded, rounded - 1):
-            if magnitude == 0:
-                continue
+        # One step towards zero pays only with a value bit less: else it costs as much and is farther from C.
+        lower = [rounded - 1] if rounded > 1 and (rounded - 1).bit_length() < rounded.bit_length() else []
+        for magnitude in (rounded, *lower):
             bits = [(symbol_bits(position - before - 1, magnitude, lengths), before) for before in reversed(best)]
             cost, before = min(((best[b] + lagrangian * n, b) for n, b in bits), key=lambda entry: entry[0])
             cost += _gain(coefficients[position], steps[position] * magnitude, weights[position])
