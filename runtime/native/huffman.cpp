@@ -1,5 +1,7 @@
 #include "huffman.h"
 
+#include <algorithm>
+
 namespace edgejpeg {
 
 const HuffmanTable kStandardDc[2] = {
@@ -39,29 +41,33 @@ void SymbolCounts::add(const SymbolCounts& other) {
 HuffmanTable optimal_table(const SymbolCounts& counts) {
   constexpr int kSymbols = 257;  // the last one stands for the reserved code point and gets the longest code
   constexpr int kMaxLength = 16;
-  uint64_t weight[kSymbols];
+  constexpr int kSymbolBits = 9;
+  constexpr uint64_t kSymbolMask = (1 << kSymbolBits) - 1;
+  // A subtree's weight, and below it its symbol, inverted: of equal weights the larger symbol is the smaller key.
+  uint64_t keys[kSymbols];
   int length[kSymbols] = {};
   int next[kSymbols];  // the next symbol of the same subtree
+  size_t subtrees = 0;
   for (int symbol = 0; symbol < kSymbols; ++symbol) {
-    weight[symbol] = symbol < 256 ? counts.count[symbol] : 1;
+    const uint64_t weight = symbol < 256 ? counts.count[symbol] : 1;
     next[symbol] = -1;
+    if (weight > 0) keys[subtrees++] = weight << kSymbolBits | (kSymbolMask - static_cast<uint64_t>(symbol));
   }
-  while (true) {
-    // The two smallest weights; of equal ones the larger symbol is taken first.
-    int first = -1;
-    int second = -1;
-    for (int symbol = 0; symbol < kSymbols; ++symbol) {
-      if (weight[symbol] == 0) continue;
-      if (first < 0 || weight[symbol] <= weight[first]) {
-        second = first;
-        first = symbol;
-      } else if (second < 0 || weight[symbol] <= weight[second]) {
-        second = symbol;
-      }
+  while (subtrees > 1) {
+    uint64_t smallest = UINT64_MAX;
+    uint64_t second_smallest = UINT64_MAX;
+    for (size_t i = 0; i < subtrees; ++i) {
+      second_smallest = std::min(second_smallest, std::max(smallest, keys[i]));
+      smallest = std::min(smallest, keys[i]);
     }
-    if (second < 0) break;
-    weight[first] += weight[second];
-    weight[second] = 0;
+    size_t kept = 0;
+    for (size_t i = 0; i < subtrees; ++i) {
+      if (keys[i] != smallest && keys[i] != second_smallest) keys[kept++] = keys[i];
+    }
+    keys[kept++] = smallest + (second_smallest & ~kSymbolMask);
+    subtrees = kept;
+    const int first = static_cast<int>(kSymbolMask - (smallest & kSymbolMask));
+    const int second = static_cast<int>(kSymbolMask - (second_smallest & kSymbolMask));
     int last = first;
     while (next[last] >= 0) last = next[last];
     next[last] = second;
