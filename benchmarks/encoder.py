@@ -96,7 +96,7 @@ def read_pictures(sources: list[Path]) -> list[np.ndarray]:
 
 
 def make_frames(pictures: list[np.ndarray], size: str) -> list[np.ndarray]:
-    """Frames of a size: for 224 crops; else every other one a picture scaled to fill it, and a mosaic without scaling."""
+    """Frames of a size: crops for 224; else scaled pictures and mosaics of unscaled ones, in turn."""
     height, width = SIZES[size]
     rng = np.random.default_rng(0)
     frames = []

@@ -13,13 +13,20 @@
 namespace edgejpeg {
 namespace {
 
-// The number of bits of a value's magnitude: its category [F.1.2.1].
+// The number of bits of a value's magnitude: its category [F.1.2.1]. The odd number keeps 0 from being a special case.
 inline uint32_t category(int value) {
   const auto magnitude = static_cast<uint32_t>(value < 0 ? -value : value);
-  return magnitude == 0 ? 0 : 32 - static_cast<uint32_t>(__builtin_clz(magnitude));
+  return 31 - static_cast<uint32_t>(__builtin_clz(2 * magnitude + 1));
 }
 
-inline unsigned lowest_bit(uint64_t mask) { return mask == 0 ? 64 : static_cast<unsigned>(__builtin_ctzll(mask)); }
+// 64 for 0.
+inline uint32_t lowest_bit(uint64_t mask) {
+#if defined(__BMI__)
+  return static_cast<uint32_t>(__builtin_ia32_tzcnt_u64(mask));
+#else
+  return mask == 0 ? 64 : static_cast<uint32_t>(__builtin_ctzll(mask));
+#endif
+}
 
 // Packs bits from the most significant one on. After flush() fewer than 8 bits wait; up to 56 more may be put before
 // the next flush(): the DC with its 27 bits and one AC, or two AC of at most 26.
@@ -49,80 +56,81 @@ struct BitPacker {
   }
 };
 
-// Whether sixteen zeros or more stand between two levels: then some place before the last level has no level at it and
-// none in the fifteen before.
+// Whether sixteen zeros or more stand between two levels. Each level covers its place and the fifteen above it; without
+// a gap that leaves ones from the DC on.
 inline bool has_long_run(uint64_t mask) {
-  const uint64_t before_last = mask == 0 ? 0 : ~uint64_t{0} >> __builtin_clzll(mask);
   uint64_t covered = mask | 1;
   covered |= covered << 1;
   covered |= covered << 2;
   covered |= covered << 4;
   covered |= covered << 8;
-  return (before_last & ~covered) != 0;
+  return (covered & (covered + 1)) != 0;
 }
 
 inline int level_at(const Block& block, const int16_t* wide, unsigned k) {
   return block.wide != 0 ? wide[k] : block.levels[k];
 }
 
-[[gnu::noinline]] void write_ac_slowly(const Block& block, const int16_t* wide, const EntropyCodes& codes,
-                                       BitPacker* packer) {
-  BitPacker local = *packer;
+[[gnu::noinline]] BitPacker write_ac_slowly(const Block& block, const int16_t* wide, const EntropyCodes& codes,
+                                            BitPacker packer) {
   unsigned previous = 0;
   for (uint64_t mask = block.mask; mask != 0; mask &= mask - 1) {
     const unsigned k = lowest_bit(mask);
     unsigned run = k - previous - 1;
     previous = k;
     for (; run >= 16; run -= 16) {
-      local.put(codes.ac_code[kSixteenZeros]);
-      local.flush();
+      packer.put(codes.ac_code[kSixteenZeros]);
+      packer.flush();
     }
     const int level = level_at(block, wide, k);
     const uint32_t size = category(level);
-    local.put_value(codes.ac_code[run << 4 | size], level, size);
-    local.flush();
+    packer.put_value(codes.ac_code[run << 4 | size], level, size);
+    packer.flush();
   }
-  *packer = local;
+  return packer;
 }
 
-inline void write_block(const Block& block, const int16_t* wide, int* previous_dc, const EntropyCodes& codes,
-                        BitPacker* packer) {
+// The packer goes in and out by value: in registers, where the bytes it writes cannot be thought to change it.
+[[gnu::always_inline]] inline BitPacker write_block(const Block& block, const int16_t* wide, int* previous_dc,
+                                                    const EntropyCodes& codes, BitPacker packer) {
   const int difference = block.dc - *previous_dc;
   *previous_dc = block.dc;
   const uint32_t size = category(difference);
-  packer->put_value(codes.dc_code[size], difference, size);
+  packer.put_value(codes.dc_code[size], difference, size);
   uint64_t mask = block.mask;
   if (__builtin_expect(block.wide != 0 || has_long_run(mask), 0)) {
-    packer->flush();
-    write_ac_slowly(block, wide, codes, packer);
+    packer.flush();
+    packer = write_ac_slowly(block, wide, codes, packer);
   } else if (mask != 0) {
-    unsigned previous = 0;
+    uint32_t previous = 0;
     // Behind the last level this finds Block::zero, whose word is 0.
     const auto put_next = [&] {
-      const unsigned k = lowest_bit(mask);
+      const uint32_t k = lowest_bit(mask);
       mask &= mask - 1;
-      packer->put(codes.ac[((k - previous - 1) & 15) << 8 | static_cast<uint8_t>(block.levels[k])]);
+      packer.put(codes.ac[ac_row(k - previous) | static_cast<uint8_t>(block.levels[k])]);
       previous = k;
     };
     put_next();
-    packer->flush();
+    packer.flush();
     while (mask != 0) {
       put_next();
       put_next();
-      packer->flush();
+      packer.flush();
       put_next();
       put_next();
-      packer->flush();
+      packer.flush();
     }
   }
-  if (block.mask >> 63 == 0) packer->put(codes.ac_code[kEndOfBlock]);
-  packer->flush();
+  if (block.mask >> 63 == 0) packer.put(codes.ac_code[kEndOfBlock]);
+  packer.flush();
+  return packer;
 }
 
-inline void write_dummy(const EntropyCodes& codes, BitPacker* packer) {
-  packer->put(codes.dc_code[0]);
-  packer->put(codes.ac_code[kEndOfBlock]);
-  packer->flush();
+inline BitPacker write_dummy(const EntropyCodes& codes, BitPacker packer) {
+  packer.put(codes.dc_code[0]);
+  packer.put(codes.ac_code[kEndOfBlock]);
+  packer.flush();
+  return packer;
 }
 
 inline void count_block(const Block& block, const int16_t* wide, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac) {
@@ -179,13 +187,13 @@ inline void walk_any_row(const McuRow& row, Real real, Dummy dummy) {
 size_t write_row(const McuRow& row, int* previous_dc, const EntropyCodes* const codes[2], uint8_t* out) {
   BitPacker packer;
   packer.out = out;
-  const auto slot = [codes](size_t c) -> const EntropyCodes& { return *codes[c == 0 ? 0 : 1]; };
+  const EntropyCodes* const slots[3] = {codes[0], codes[1], codes[1]};
   walk_any_row(
       row,
       [&](size_t c, const Block& block, const int16_t* wide) {
-        write_block(block, wide, previous_dc + c, slot(c), &packer);
+        packer = write_block(block, wide, previous_dc + c, *slots[c], packer);
       },
-      [&](size_t c) { write_dummy(slot(c), &packer); });
+      [&](size_t c) { packer = write_dummy(*slots[c], packer); });
   const size_t bits = static_cast<size_t>(packer.out - out) * 8 + packer.waiting;
   // The last byte, filled with zeros, and what append() reads behind it.
   const uint8_t last = packer.waiting == 0 ? uint8_t{0} : static_cast<uint8_t>(packer.bits << (8 - packer.waiting));

@@ -93,7 +93,8 @@ HuffmanTable optimal_table(const SymbolCounts& counts) {
 
   HuffmanTable table = {};
   for (int bits = 1; bits <= kMaxLength; ++bits) table.counts[bits - 1] = static_cast<uint8_t>(count[bits]);
-  for (int bits = 1; bits < kSymbols; ++bits) {
+  const int deepest = *std::max_element(length, length + 256);
+  for (int bits = 1; bits <= deepest; ++bits) {
     for (int symbol = 0; symbol < 256; ++symbol) {
       if (length[symbol] == bits) table.symbols[table.size++] = static_cast<uint8_t>(symbol);
     }
@@ -121,7 +122,7 @@ void make_codes(const HuffmanTable& dc, const HuffmanTable& ac, EntropyCodes* co
   make_code_words(dc, 16, codes->dc_code);
   make_code_words(ac, 256, codes->ac_code);
   for (uint32_t run = 0; run < 16; ++run) {
-    uint32_t* const positive = codes->ac + (run << 8);
+    uint32_t* const positive = codes->ac + ac_row(run + 1);
     uint32_t* const negative = positive + 256;
     positive[0] = positive[128] = 0;
     for (uint32_t size = 1; size < 8; ++size) {

@@ -29,10 +29,13 @@ HuffmanTable optimal_table(const SymbolCounts& counts);
 
 // What the entropy coder looks up: a code with the value bits behind it, as bits << 8 | number of bits.
 struct EntropyCodes {
-  uint32_t ac[16 << 8];   // index: run << 8 | level, as uint8_t; 0 for level 0
+  uint32_t ac[16 << 8];   // index: ac_row(run + 1) | level, as uint8_t; 0 for level 0
   uint32_t ac_code[256];  // the code alone
   uint32_t dc_code[16];
 };
+
+// `distance`: from one level to the next, 1..16. A larger one is legal where the level is 0.
+constexpr uint32_t ac_row(uint32_t distance) { return distance << 8 & 0xF00; }
 
 constexpr uint8_t kEndOfBlock = 0x00;
 constexpr uint8_t kSixteenZeros = 0xF0;
