@@ -54,6 +54,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "edgejpeg_version": (c_char_p, []),
     "edgejpeg_last_error": (c_char_p, []),
     "edgejpeg_encoder_create": (c_int, [POINTER(_Options), POINTER(c_void_p)]),
+    "edgejpeg_encoder_backend": (c_char_p, [c_void_p]),
     "edgejpeg_encoder_destroy": (None, [c_void_p]),
     "edgejpeg_encoder_set_tables": (c_int, [c_void_p, c_void_p, c_void_p]),
     "edgejpeg_encoder_set_design": (c_int, [c_void_p, c_void_p, c_double, c_double, c_int32]),
@@ -131,6 +132,11 @@ class NativeEncoder:
     def close(self) -> None:
         """Free the native memory and threads; allowed more than once. No other call may follow."""
         self._destroy()
+
+    @property
+    def backend(self) -> str:
+        """The instructions in use: ``"scalar"``, ``"avx2"`` or ``"neon"``."""
+        return str(self._library.edgejpeg_encoder_backend(self._handle).decode())
 
     def set_tables(self, luma: NDArray[np.uint8], chroma: NDArray[np.uint8] | None) -> None:
         """(8, 8) tables, row-major."""

@@ -1,4 +1,7 @@
-"""The encoder: byte for byte the reference's files, readable everywhere, tables equal to the design's."""
+"""The encoder: files that every decoder reads, equal to the reference's where the tables are fine, of any frame.
+
+Coarser tables and designed ones: test_runtime_coefficients.py.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from edgejpeg.design.opts import design_gray_table, design_tables
-from edgejpeg.design.statistics import image_statistics
 from edgejpeg.errors import InvalidInputError, ProfileError
 from edgejpeg.jpeg.markers import parse_jpeg
 from edgejpeg.jpeg.reference import encode_reference
 from edgejpeg.jpeg.tables import QuantTable, ijg_tables
-from edgejpeg.jpeg.zigzag import from_zigzag
 from edgejpeg.profile import DeadZone, Level, Profile
 from edgejpeg.runtime import Encoder, encode_jpeg
 
@@ -48,7 +48,7 @@ def decode(data: bytes) -> np.ndarray:
     return np.asarray(image.open(io.BytesIO(data)))
 
 
-# --- the same bytes as the reference ---
+# --- the same bytes as the reference: tables so fine that the float64 DCT is used ---
 
 
 @pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
@@ -64,7 +64,7 @@ def test_every_small_size_equals_the_reference(subsampling, rng):
 @pytest.mark.parametrize("effort", [0, 1])
 def test_a_photo_equals_the_reference(subsampling, effort, photo):
     image = photo(97, 131)
-    for quality in (1, 30, 75, 100):
+    for quality in (95, 98, 100):
         ours = encode_jpeg(image, quality=quality, subsampling=subsampling, effort=effort, threads=2)
         assert ours == encode_reference(image, ijg_tables(quality), subsampling, effort=effort)
 
@@ -94,10 +94,10 @@ def test_extremes_at_step_one_equal_the_reference(effort, rng):
 
 def test_gray_frames_equal_the_reference(photo):
     gray = photo(45, 77)[..., 1].copy()
-    expected = encode_reference(gray, ijg_tables(80), "gray")
-    assert encode_jpeg(gray, quality=80) == expected
-    assert encode_jpeg(gray[..., None], quality=80, subsampling="444") == expected
-    assert encode_jpeg(gray, tables=ijg_tables(80)[0], subsampling="gray") == expected
+    expected = encode_reference(gray, ijg_tables(97), "gray")
+    assert encode_jpeg(gray, quality=97) == expected
+    assert encode_jpeg(gray[..., None], quality=97, subsampling="444") == expected
+    assert encode_jpeg(gray, tables=ijg_tables(97)[0], subsampling="gray") == expected
     assert parse_jpeg(expected).subsampling == "gray"
 
 
@@ -105,11 +105,11 @@ def test_gray_frames_equal_the_reference(photo):
 def test_longest_sides(height, width):
     column = np.random.default_rng(1).integers(0, 256, (height, 1, 3), dtype=np.uint8)
     image = np.broadcast_to(column, (height, width, 3))
-    data = encode_jpeg(image, quality=50)
+    data = encode_jpeg(image, quality=98)
     info = parse_jpeg(data)
     assert (info.height, info.width, info.complete) == (height, width, True)
     if width < 9:
-        assert data == encode_reference(image, ijg_tables(50), "420")
+        assert data == encode_reference(image, ijg_tables(98), "420")
     # libjpeg, and so every decoder here, stops at 65500.
     side = (min(height, 65500), min(width, 65500))
     assert decode(encode_jpeg(image[: side[0], : side[1]], quality=50)).shape == (*side, 3)
@@ -222,95 +222,6 @@ def test_frames_of_changing_size_share_an_encoder(photo):
 # --- tables ---
 
 
-def assert_designed(encoder: Encoder, frame: np.ndarray, profile: Profile) -> bytes:
-    """Encode, and hold the statistics, the tables and the file against the Python implementation."""
-    data = encoder.encode(frame)
-    expected = image_statistics(frame, profile.subsampling)
-    for name in ("mean", "variance", "laplace_scale", "blocks"):
-        np.testing.assert_array_equal(getattr(encoder.statistics, name), getattr(expected, name), err_msg=name)
-    tables = design_tables(
-        profile.sensitivity, expected, profile.water_level, profile.q_max, profile.chroma_water_level
-    )
-    assert encoder.tables == tables
-    assert data == encode_reference(frame, tables, profile.subsampling, effort=profile.effort)
-    return data
-
-
-@pytest.mark.parametrize("subsampling", ["444", "422", "420"])
-@pytest.mark.parametrize("water_level", [0.002, 0.05, 0.9])
-def test_adaptive_tables_equal_the_design(subsampling, water_level, photo, rng):
-    profile = adaptive(subsampling=subsampling, water_level=water_level, chroma_water_level=3 * water_level, effort=1)
-    encoder = Encoder(profile, color="rgb", threads=2)
-    for frame in (photo(130, 175), photo(16, 9), rng.integers(0, 256, (50, 40, 3), dtype=np.uint8)):
-        assert_designed(encoder, frame, profile)
-    assert len(np.unique(encoder.tables[0].array)) > 5
-
-
-def test_adaptive_tables_equal_the_printed_algorithms(photo):
-    """Algorithms 1 and 2 of OptS from the text, step by step, with eq. 12-14 as printed in extended precision."""
-    profile = adaptive(water_level=0.02, q_max=120, subsampling="444")
-    encoder = Encoder(profile, color="rgb")
-    encoder.encode(photo(120, 160))
-    statistics = encoder.statistics
-    d = np.longdouble(0.02) * 10 * profile.sensitivity[0].max()
-
-    def largest(s, lam):
-        lam, best = np.longdouble(lam), 1
-        for q in range(1, 121):
-            u = np.exp(-q / lam)
-            z = q / (1 - u) - lam
-            if s * (2 * lam**2 - np.exp(-z / lam) * q**2 * (1 + u) / (1 - u) ** 2) <= d:
-                best = q
-        return best
-
-    for i in range(64):
-        v, u = divmod(i, 8)
-        s, variance, lam = (a[:, v, u] for a in (profile.sensitivity, statistics.variance, statistics.laplace_scale))
-        small = s * variance < d
-        own = [min(max(int(np.sqrt(12 * d / s[c])), 1), 120) if i == 0 else largest(s[c], lam[c]) for c in range(3)]
-        luma = 120 if small[0] else own[0]
-        if small[1] and small[2]:
-            chroma = 120
-        elif small[2]:
-            chroma = own[1]
-        elif small[1]:
-            chroma = own[2]
-        elif i == 0:
-            chroma = min(max(int(np.sqrt(12 * d / max(s[1], s[2]))), 1), 120)
-        else:
-            chroma = min(own[1], own[2])
-        assert (encoder.tables[0].array[v, u], encoder.tables[1].array[v, u]) == (luma, chroma), (v, u)
-
-
-@pytest.mark.parametrize("network", ["alexnet", "mobilenet_v2"])
-def test_kodak_with_published_sensitivities(network, shared_data):
-    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
-    files = sorted((shared_data / "images" / "kodak").glob("*.png"))[:3]
-    maps = [shared_data / "sensitivities" / "opts" / f"{network}_{c}.npy" for c in ("Y", "Cb", "Cr")]
-    if not files or not all(path.is_file() for path in maps):
-        pytest.skip("the Kodak images or the published sensitivities are not there")
-    sensitivity = np.stack([from_zigzag(np.load(path).reshape(64)) for path in maps])
-    for path, subsampling in zip(files, ("444", "422", "420"), strict=False):
-        frame = np.asarray(image.open(path).convert("RGB"))[:256, :320]
-        profile = adaptive(sensitivity=sensitivity, water_level=0.03, subsampling=subsampling)
-        data = assert_designed(Encoder(profile, color="rgb"), frame, profile)
-        read = image.open(io.BytesIO(data)).quantization
-        expected = design_tables(sensitivity, image_statistics(frame, subsampling), 0.03)
-        assert [read[0], read[1]] == [table.raster_list() for table in expected]
-
-
-def test_constant_and_odd_sensitivities(photo):
-    flat = np.full((24, 24, 3), 77, np.uint8)
-    encoder = Encoder(adaptive(q_max=255), color="rgb")
-    encoder.encode(flat)
-    assert all((table.array == 255).all() for table in encoder.tables)
-    sparse = np.zeros((3, 8, 8))
-    sparse[0, 0, 0] = 1e30
-    sparse[1, 3, 3] = 5e-324
-    profile = adaptive(sensitivity=sparse, water_level=1e-30, q_max=7)
-    assert_designed(Encoder(profile, color="rgb"), photo(40, 40), profile)
-
-
 def test_pillow_reads_the_tables(photo):
     image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     encoder = Encoder(adaptive(), color="rgb")
@@ -319,20 +230,8 @@ def test_pillow_reads_the_tables(photo):
     assert encoder.tables[0] != encoder.tables[1]
 
 
-def test_gray_with_an_adaptive_profile(photo):
-    frame = photo(70, 50)
-    for profile, shown in ((adaptive(), frame[..., 0].copy()), (adaptive(subsampling="gray"), frame)):
-        encoder = Encoder(profile, color="rgb")
-        data = encoder.encode(shown)
-        statistics = image_statistics(shown, "gray")
-        table = design_gray_table(profile.sensitivity, statistics, profile.water_level, profile.q_max)
-        assert encoder.tables == (table, None)
-        np.testing.assert_array_equal(encoder.statistics.variance, statistics.variance)
-        assert data == encode_reference(shown, [table], "gray")
-
-
 def test_fixed_profile(photo):
-    luma, chroma = ijg_tables(60)
+    luma, chroma = ijg_tables(96)
     profile = Profile.fixed(name="fixed", luma=luma, chroma=chroma, subsampling="422", effort=1)
     encoder = Encoder(profile, color="rgb")
     assert encoder.tables is None

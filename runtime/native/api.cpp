@@ -2,9 +2,11 @@
 #include <cmath>
 #include <cstdarg>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 
+#include "backend.h"
 #include "edgejpeg.h"
 #include "encoder.h"
 
@@ -70,8 +72,15 @@ edgejpeg_status edgejpeg_encoder_create(const edgejpeg_options* options, edgejpe
   if (const auto status = check_range("subsampling", options->subsampling, EDGEJPEG_444, EDGEJPEG_GRAY)) return status;
   if (const auto status = check_range("effort", options->effort, 0, 1)) return status;
   if (const auto status = check_range("threads", options->threads, 1, EDGEJPEG_MAX_THREADS)) return status;
+  const char* const wanted = std::getenv("EDGEJPEG_BACKEND");
+  const edgejpeg::Backend* const backend = edgejpeg::choose_backend(wanted);
+  if (backend == nullptr) {
+    return fail(EDGEJPEG_INVALID_ARGUMENT,
+                "EDGEJPEG_BACKEND is \"%.32s\"; it is scalar, or avx2 or neon where the processor has it, or not set",
+                wanted);
+  }
   auto* created = new (std::nothrow) edgejpeg_encoder;
-  if (created == nullptr || !created->encoder.start(*options)) {
+  if (created == nullptr || !created->encoder.start(*options, *backend)) {
     delete created;
     return fail(EDGEJPEG_OUT_OF_MEMORY, "not enough memory or threads for an encoder with %d threads",
                 static_cast<int>(options->threads));
@@ -81,6 +90,10 @@ edgejpeg_status edgejpeg_encoder_create(const edgejpeg_options* options, edgejpe
 }
 
 void edgejpeg_encoder_destroy(edgejpeg_encoder* encoder) { delete encoder; }
+
+const char* edgejpeg_encoder_backend(const edgejpeg_encoder* encoder) {
+  return encoder == nullptr ? nullptr : encoder->encoder.backend().name;
+}
 
 edgejpeg_status edgejpeg_encoder_set_tables(edgejpeg_encoder* encoder, const uint8_t* luma, const uint8_t* chroma) {
   if (encoder == nullptr) return fail_null(__func__, "encoder");

@@ -1,98 +1,116 @@
 #include "colour.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace edgejpeg {
 namespace {
 
-// BT.601 full range in 16-bit fixed point: Y, then Cb and Cr.
-inline int8_t luma_sample(int red, int green, int blue) {
-  return static_cast<int8_t>(((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16) - 128);
-}
+constexpr size_t kPixelBytes = 3;
+constexpr size_t kGroupBytes = kPixelBytes * kPixelGroup;
 
-// `red`, `green`, `blue` are sums over a cell of 2^log2_pixels pixels. Pure blue and pure red round up to 128, one
-// above what eight bits hold. The shift of a negative number is arithmetic on every compiler that is supported.
-template <int log2_pixels>
-inline void chroma_samples(int red, int green, int blue, int8_t* cb, int8_t* cr) {
-  constexpr int kHalf = 32768 << log2_pixels;
-  constexpr int kShift = 16 + log2_pixels;
-  *cb = static_cast<int8_t>(std::min((-11059 * red - 21709 * green + 32768 * blue + kHalf) >> kShift, 127));
-  *cr = static_cast<int8_t>(std::min((32768 * red - 27439 * green - 5329 * blue + kHalf) >> kShift, 127));
-}
-
-// Copies row `y` (or the last one, below the frame) to planes of `padded` samples, replicating the last pixel.
-void gather_row(const edgejpeg_image& image, size_t y, size_t padded, size_t planes, uint8_t* out) {
-  const size_t width = static_cast<size_t>(image.width);
+// Row `y` of the frame, or the last one below it.
+const uint8_t* row_of(const edgejpeg_image& image, size_t y) {
   const size_t row = std::min(y, static_cast<size_t>(image.height) - 1);
-  const uint8_t* first = image.pixels + static_cast<ptrdiff_t>(row) * image.row_stride;
-  for (size_t plane = 0; plane < planes; ++plane, out += padded) {
-    const uint8_t* in = first + (image.format == EDGEJPEG_BGR ? planes - 1 - plane : plane);
-    for (size_t x = 0; x < width; ++x, in += image.pixel_stride) out[x] = *in;
-    std::fill(out + width, out + padded, out[width - 1]);
+  return image.pixels + static_cast<ptrdiff_t>(row) * image.row_stride;
+}
+
+// A row as packed pixels: where it lies, or copied.
+const uint8_t* packed_row(const edgejpeg_image& image, size_t y, Buffer<uint8_t>* copy) {
+  const uint8_t* in = row_of(image, y);
+  if (image.pixel_stride == static_cast<ptrdiff_t>(kPixelBytes)) return in;
+  uint8_t* out = copy->data();
+  for (int32_t x = 0; x < image.width; ++x, in += image.pixel_stride, out += kPixelBytes) {
+    for (size_t channel = 0; channel < kPixelBytes; ++channel) out[channel] = in[channel];
+  }
+  return copy->data();
+}
+
+// The group of pixels that starts at `x`, where the row ends within it: the last pixel is replicated.
+void extend_group(const uint8_t* row, size_t width, size_t x, uint8_t* group) {
+  for (size_t i = 0; i < kPixelGroup; ++i) {
+    std::memcpy(group + kPixelBytes * i, row + kPixelBytes * std::min(x + i, width - 1), kPixelBytes);
   }
 }
 
-void convert_luma(const uint8_t* pixels, size_t padded, size_t planes, int8_t* out) {
-  if (planes == 1) {
-    for (size_t x = 0; x < padded; ++x) out[x] = static_cast<int8_t>(pixels[x] - 128);
-    return;
+void convert_gray_row(const edgejpeg_image& image, size_t y, size_t padded, int8_t* out) {
+  const size_t width = static_cast<size_t>(image.width);
+  const uint8_t* in = row_of(image, y);
+  if (image.pixel_stride == 1) {
+    for (size_t x = 0; x < width; ++x) out[x] = static_cast<int8_t>(in[x] - 128);
+  } else {
+    for (size_t x = 0; x < width; ++x, in += image.pixel_stride) out[x] = static_cast<int8_t>(*in - 128);
   }
-  const uint8_t* red = pixels;
-  const uint8_t* green = red + padded;
-  const uint8_t* blue = green + padded;
-  for (size_t x = 0; x < padded; ++x) out[x] = luma_sample(red[x], green[x], blue[x]);
+  std::fill(out + width, out + padded, out[width - 1]);
 }
 
-template <int vertical, int horizontal>
-void convert_chroma(const uint8_t* pixels, size_t padded, int8_t* cb, int8_t* cr) {
-  constexpr int kLog2Pixels = vertical * horizontal == 4 ? 2 : vertical * horizontal == 2 ? 1 : 0;
-  for (size_t cell = 0; cell < padded / horizontal; ++cell) {
-    int sums[3] = {0, 0, 0};
-    for (size_t plane = 0; plane < 3; ++plane) {
-      for (size_t row = 0; row < vertical; ++row) {
-        const uint8_t* in = pixels + (row * 3 + plane) * padded + cell * horizontal;
-        for (size_t x = 0; x < horizontal; ++x) sums[plane] += in[x];
-      }
+// Calls convert(pixels of each row, x, count) for the part of the rows that is there as whole groups, and then for each
+// of the groups up to `padded` that must be extended.
+template <size_t rows, typename Convert>
+void for_each_part(const uint8_t* const (&row)[rows], size_t width, size_t padded, Convert convert) {
+  const size_t whole = width / kPixelGroup * kPixelGroup;
+  if (whole > 0) convert(row, size_t{0}, whole);
+  for (size_t x = whole; x < padded; x += kPixelGroup) {
+    uint8_t groups[rows][kGroupBytes];
+    const uint8_t* extended[rows];
+    for (size_t i = 0; i < rows; ++i) {
+      extend_group(row[i], width, x, groups[i]);
+      extended[i] = groups[i];
     }
-    chroma_samples<kLog2Pixels>(sums[0], sums[1], sums[2], cb + cell, cr + cell);
+    convert(extended, x, kPixelGroup);
   }
 }
 
 }  // namespace
 
 bool Strip::reserve(const Geometry& geometry) {
-  const size_t padded = geometry.padded_width();
-  if (!pixels.reserve(geometry.component[0].vertical * 3 * padded)) return false;
-  if (!samples[0].reserve(geometry.mcu_height() * padded)) return false;
+  for (Buffer<uint8_t>& row : packed) {
+    if (!row.reserve(kPixelBytes * geometry.width)) return false;
+  }
+  if (!samples[0].reserve(geometry.mcu_height() * stride(geometry, 0))) return false;
   for (size_t c = 1; c < geometry.components; ++c) {
     if (!samples[c].reserve(8 * stride(geometry, c))) return false;
   }
   return true;
 }
 
-void convert_mcu_row(const edgejpeg_image& image, const Geometry& geometry, size_t mcu_row, Strip* strip) {
-  const size_t padded = geometry.padded_width();
-  const size_t planes = image.format == EDGEJPEG_LUMA ? 1 : 3;
+void convert_mcu_row(const edgejpeg_image& image, const Geometry& geometry, const Backend& backend, size_t mcu_row,
+                     Strip* strip) {
+  const size_t width = geometry.width;
+  const size_t stride = Strip::stride(geometry, 0);
   const size_t vertical = geometry.component[0].vertical;
-  const size_t horizontal = geometry.component[0].horizontal;
-  uint8_t* const pixels = strip->pixels.data();
-  for (size_t cell_row = 0; cell_row < 8; ++cell_row) {
-    for (size_t i = 0; i < vertical; ++i) {
-      const size_t row = cell_row * vertical + i;
-      uint8_t* const gathered = pixels + i * 3 * padded;
-      gather_row(image, mcu_row * geometry.mcu_height() + row, padded, planes, gathered);
-      convert_luma(gathered, padded, planes, strip->samples[0].data() + row * padded);
+  const bool bgr = image.format == EDGEJPEG_BGR;
+  for (size_t line = 0; line < 8; ++line) {
+    const size_t y = mcu_row * geometry.mcu_height() + line * vertical;
+    int8_t* const luma = strip->samples[0].data() + line * vertical * stride;
+    if (image.format == EDGEJPEG_LUMA) {
+      convert_gray_row(image, y, stride, luma);
+      continue;
     }
-    if (geometry.components == 1) continue;
-    int8_t* const cb = strip->samples[1].data() + cell_row * Strip::stride(geometry, 1);
-    int8_t* const cr = strip->samples[2].data() + cell_row * Strip::stride(geometry, 2);
+    const uint8_t* const first[1] = {packed_row(image, y, &strip->packed[0])};
+    if (geometry.components == 1) {
+      for_each_part(first, width, stride, [&](const uint8_t* const(&row)[1], size_t x, size_t count) {
+        backend.luma(row[0], bgr, count, luma + x);
+      });
+      continue;
+    }
+    const size_t chroma_stride = Strip::stride(geometry, 1);
+    int8_t* const cb = strip->samples[1].data() + line * chroma_stride;
+    int8_t* const cr = strip->samples[2].data() + line * chroma_stride;
     if (vertical == 2) {
-      convert_chroma<2, 2>(pixels, padded, cb, cr);
-    } else if (horizontal == 2) {
-      convert_chroma<1, 2>(pixels, padded, cb, cr);
-    } else {
-      convert_chroma<1, 1>(pixels, padded, cb, cr);
+      const uint8_t* const both[2] = {first[0], packed_row(image, y + 1, &strip->packed[1])};
+      for_each_part(both, width, stride, [&](const uint8_t* const(&rows)[2], size_t x, size_t count) {
+        int8_t* const lumas[2] = {luma + x, luma + stride + x};
+        backend.convert_420(rows, bgr, count, lumas, cb + x / 2, cr + x / 2);
+      });
+      continue;
     }
+    const bool halved = geometry.component[0].horizontal == 2;
+    const ChromaKernel convert = halved ? backend.convert_422 : backend.convert_444;
+    for_each_part(first, width, stride, [&](const uint8_t* const(&row)[1], size_t x, size_t count) {
+      const size_t cell = halved ? x / 2 : x;
+      convert(row[0], bgr, count, luma + x, cb + cell, cr + cell);
+    });
   }
 }
 

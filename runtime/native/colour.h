@@ -1,29 +1,34 @@
-// Colour conversion, chroma subsampling and edge replication, one MCU row at a time.
+// From pixels to the level-shifted samples of one row of MCUs: formats, strides and edges. The arithmetic is the back
+// end's.
 #ifndef EDGEJPEG_COLOUR_H_
 #define EDGEJPEG_COLOUR_H_
 
 #include <cstddef>
 #include <cstdint>
 
+#include "backend.h"
 #include "buffer.h"
 #include "edgejpeg.h"
 #include "geometry.h"
 
 namespace edgejpeg {
 
-// The level-shifted samples (-128..127) of one MCU row, padded to whole MCUs, and the memory to make them.
+// The samples (-128..127) of one row of MCUs, padded by replication, and the memory to make them. Small enough to stay
+// in a processor's cache.
 struct Strip {
-  Buffer<uint8_t> pixels;  // red, green and blue of the rows of one chroma cell, planar
+  Buffer<uint8_t> packed[2];  // rows whose pixels were not three adjacent bytes apart
   Buffer<int8_t> samples[3];
 
   [[nodiscard]] bool reserve(const Geometry& geometry);
-  // Samples per row of a component.
+  // Samples from a row to the next: whole groups of pixels.
   static size_t stride(const Geometry& geometry, size_t component) {
-    return component == 0 ? geometry.padded_width() : 8 * geometry.mcu_columns;
+    const size_t luma = divide_up(geometry.padded_width(), kPixelGroup) * kPixelGroup;
+    return component == 0 ? luma : luma / geometry.component[0].horizontal;
   }
 };
 
-void convert_mcu_row(const edgejpeg_image& image, const Geometry& geometry, size_t mcu_row, Strip* strip);
+void convert_mcu_row(const edgejpeg_image& image, const Geometry& geometry, const Backend& backend, size_t mcu_row,
+                     Strip* strip);
 
 }  // namespace edgejpeg
 

@@ -73,13 +73,14 @@ typedef struct edgejpeg_image {
 } edgejpeg_image;
 
 /* The DCT statistics that OptS needs, per component (Y, Cb, Cr) and row-major frequency. The coefficients have the
- * scale of a JPEG file (orthonormal DCT, DC = 8 x mean). */
+ * scale of a JPEG file (orthonormal DCT, DC = 8 x mean); they are those of the int16 DCT, within .1 of the exact ones.
+ */
 typedef struct edgejpeg_statistics {
   int32_t components; /* 1 or 3; entries beyond are zero */
   int64_t blocks[3];
   double mean[3][64];
   double variance[3][64];      /* population variance */
-  double laplace_scale[3][64]; /* mean |C - mean(C)| */
+  double laplace_scale[3][64]; /* mean |C|, as OptS eq. 12 is printed */
 } edgejpeg_statistics;
 
 typedef struct edgejpeg_encoder edgejpeg_encoder;
@@ -91,6 +92,11 @@ EDGEJPEG_API const char* edgejpeg_version(void);
 EDGEJPEG_API const char* edgejpeg_last_error(void);
 
 EDGEJPEG_API edgejpeg_status edgejpeg_encoder_create(const edgejpeg_options* options, edgejpeg_encoder** encoder);
+
+/* The instructions that an encoder uses: "scalar", "avx2" or "neon". The best of the machine is chosen when the encoder
+ * is created, or the one that the environment variable EDGEJPEG_BACKEND names, for tests: the bytes do not depend on
+ * it. NULL for NULL. */
+EDGEJPEG_API const char* edgejpeg_encoder_backend(const edgejpeg_encoder* encoder);
 
 /* NULL is allowed. */
 EDGEJPEG_API void edgejpeg_encoder_destroy(edgejpeg_encoder* encoder);

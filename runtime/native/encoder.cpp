@@ -1,23 +1,44 @@
 #include "encoder.h"
 
+#include <algorithm>
 #include <cstring>
 #include <new>
 
 #include "dct.h"
 #include "markers.h"
-#include "quantise.h"
-#include "statistics.h"
 
 namespace edgejpeg {
+namespace {
 
-Encoder::~Encoder() { delete[] strips_; }
+// Coefficients are made and used in portions that stay in the first cache: 32 pairs are 8 KiB.
+constexpr size_t kPortion = 32;
+static_assert(kPortion <= kMaxSummedPairs);
 
-bool Encoder::start(const edgejpeg_options& options) {
+// Memory for the rows of a batch.
+constexpr size_t kBatchBytes = size_t{96} << 20;
+
+// A last pair of which only the first block is real must not enter the statistics.
+void clear_second_block(int16_t* pair) {
+  for (size_t u = 0; u < 8; ++u) std::memset(pair + 16 * u + 8, 0, 8 * sizeof(*pair));
+}
+
+}  // namespace
+
+Encoder::~Encoder() {
+  delete[] rows_;
+  delete[] workers_;
+}
+
+bool Encoder::start(const edgejpeg_options& options, const Backend& backend) {
   subsampling_ = options.subsampling;
   effort_ = options.effort;
   threads_ = static_cast<size_t>(options.threads);
-  strips_ = new (std::nothrow) Strip[threads_];
-  return strips_ != nullptr && pool_.start(threads_);
+  backend_ = &backend;
+  for (size_t slot = 0; slot < 2; ++slot) {
+    make_codes(kStandardDc[slot], kStandardAc[slot], &standard_codes_[slot]);
+  }
+  workers_ = new (std::nothrow) Worker[threads_];
+  return workers_ != nullptr && pool_.start(threads_);
 }
 
 bool Encoder::set_comment(const char* text, size_t size) {
@@ -49,21 +70,20 @@ bool Encoder::encode(const edgejpeg_image& image) {
     geometry_.components = 0;
     return false;
   }
+  const size_t slots = geometry_.components == 1 ? 1 : 2;
   if (mode_ == Mode::kFixed) {
-    std::memcpy(used_[0], fixed_[0], kBlockSize);
-    if (geometry_.components == 3) std::memcpy(used_[1], fixed_[1], kBlockSize);
-    transform(image);
+    std::memcpy(used_, fixed_, slots * kBlockSize);
   } else {
-    transform(image);
-    measure();
+    measure(image);
     design_tables();
-    quantise();
   }
-  choose_huffman_tables();
+  exact_ = expected_differences(geometry_, used_[0], used_[1]) > kMaxDifferences;
+  for (size_t slot = 0; slot < slots && !exact_; ++slot) quantiser_[slot] = make_quantiser(used_[slot]);
+  choose_huffman_tables(image);
   const Header header = {&geometry_,           comment_.data(),    comment_size_,
                          {used_[0], used_[1]}, {&dc_[0], &dc_[1]}, {&ac_[0], &ac_[1]}};
   file_.clear();
-  if (!write_header(header, &file_) || !write_scan() || !write_end(&file_)) {
+  if (!write_header(header, &file_) || !write_scan(image) || !write_end(&file_)) {
     geometry_.components = 0;
     return false;
   }
@@ -72,56 +92,78 @@ bool Encoder::encode(const edgejpeg_image& image) {
 
 bool Encoder::reserve() {
   for (size_t i = 0; i < threads_; ++i) {
-    if (!strips_[i].reserve(geometry_)) return false;
+    if (!workers_[i].strip.reserve(geometry_)) return false;
   }
-  for (size_t c = 0; c < geometry_.components; ++c) {
-    const size_t count = geometry_.component[c].blocks() * kBlockSize;
-    if (!levels_[c].reserve(count)) return false;
-    if (mode_ == Mode::kDesigned && !coefficients_[c].reserve(count)) return false;
+  for (size_t c = 0; c < geometry_.components && mode_ == Mode::kDesigned; ++c) {
+    if (!coefficients_[c].reserve(geometry_.component[c].rows * pairs(c) * kPairSize)) return false;
   }
-  return true;
+  return prepare_rows();
 }
 
-void Encoder::transform(const edgejpeg_image& image) {
-  pool_.for_each(geometry_.mcu_rows,
-                 [&](size_t mcu_row, size_t worker) { transform_mcu_row(image, mcu_row, &strips_[worker]); });
+// With one thread and stored Huffman tables one row at a time is best, since it stays in the cache. Otherwise as many
+// as memory allows: fewer waits for the slowest thread, and no row is quantised twice.
+bool Encoder::prepare_rows() {
+  const size_t blocks = block_offset(geometry_.components, 0);
+  const size_t bytes = geometry_.mcu_columns * geometry_.blocks_per_mcu() * kMaxBlockBytes + 1 + kBitSlack;
+  const size_t row_bytes = blocks * (sizeof(Block) + kBlockSize * sizeof(int16_t)) + bytes;
+  const bool single = threads_ == 1 && effort_ == 0;
+  batch_ = single ? 1 : std::min(geometry_.mcu_rows, std::max(2 * threads_, kBatchBytes / row_bytes));
+  if (batch_ > row_capacity_) {
+    delete[] rows_;
+    row_capacity_ = 0;
+    rows_ = new (std::nothrow) Row[batch_];
+    if (rows_ == nullptr) return false;
+    row_capacity_ = batch_;
+  }
+  for (size_t i = 0; i < batch_; ++i) {
+    Row& row = rows_[i];
+    if (!row.blocks.reserve(blocks) || !row.levels.reserve(blocks * kBlockSize) || !row.bytes.reserve(bytes)) {
+      return false;
+    }
+  }
+  rows_are_filled_ = false;
+  return start_dcs_.reserve(batch_);
 }
 
-// Colour and DCT; with fixed tables the levels as well, so that the coefficients need not be kept.
-void Encoder::transform_mcu_row(const edgejpeg_image& image, size_t mcu_row, Strip* strip) {
-  convert_mcu_row(image, geometry_, mcu_row, strip);
-  for (size_t c = 0; c < geometry_.components; ++c) {
-    const Component& component = geometry_.component[c];
-    const size_t stride = Strip::stride(geometry_, c);
-    for (size_t i = 0; i < component.vertical; ++i) {
-      const size_t row = mcu_row * component.vertical + i;
-      if (row >= component.rows) break;
-      const int8_t* const samples = strip->samples[c].data() + 8 * i * stride;
-      for (size_t column = 0; column < component.columns; ++column) {
-        const size_t offset = (row * component.columns + column) * kBlockSize;
-        if (mode_ == Mode::kDesigned) {
-          forward_dct(samples + 8 * column, stride, coefficients_[c].data() + offset);
-        } else {
-          double coefficients[kBlockSize];
-          forward_dct(samples + 8 * column, stride, coefficients);
-          quantise_block(coefficients, used_[component.table], levels_[c].data() + offset);
+size_t Encoder::block_offset(size_t component, size_t line) const {
+  size_t offset = 0;
+  for (size_t c = 0; c < component; ++c) offset += 2 * pairs(c) * geometry_.component[c].vertical;
+  return component < geometry_.components ? offset + 2 * pairs(component) * line : offset;
+}
+
+// Colour, DCT and statistics of the whole frame.
+void Encoder::measure(const edgejpeg_image& image) {
+  for (size_t i = 0; i < threads_; ++i) std::memset(workers_[i].sums, 0, sizeof(workers_[i].sums));
+  pool_.for_each(geometry_.mcu_rows, [&](size_t mcu_row, size_t worker_index) {
+    Worker& worker = workers_[worker_index];
+    convert_mcu_row(image, geometry_, *backend_, mcu_row, &worker.strip);
+    for (size_t c = 0; c < geometry_.components; ++c) {
+      const Component& component = geometry_.component[c];
+      const size_t stride = Strip::stride(geometry_, c);
+      const size_t count = pairs(c);
+      for (size_t line = 0; line < component.vertical; ++line) {
+        const size_t row = mcu_row * component.vertical + line;
+        if (row >= component.rows) break;
+        const int8_t* const samples = worker.strip.samples[c].data() + 8 * line * stride;
+        int16_t* const out = coefficients_[c].data() + row * count * kPairSize;
+        for (size_t pair = 0; pair < count; pair += kPortion) {
+          const size_t portion = std::min(kPortion, count - pair);
+          int16_t* const coefficients = out + pair * kPairSize;
+          backend_->transform(samples + 16 * pair, stride, portion, coefficients);
+          if (pair + portion == count && component.columns % 2 != 0) {
+            clear_second_block(coefficients + (portion - 1) * kPairSize);
+          }
+          backend_->accumulate(coefficients, portion, &worker.sums[c]);
         }
       }
     }
-  }
-}
-
-void Encoder::measure() {
-  statistics_ = {};
-  constexpr size_t kGroups = kBlockSize / kStatisticsGroup;
-  pool_.for_each(geometry_.components * kGroups, [&](size_t item, size_t) {
-    const size_t c = item / kGroups;
-    group_statistics(coefficients_[c].data(), geometry_.component[c].blocks(), item % kGroups * kStatisticsGroup,
-                     statistics_.mean[c], statistics_.variance[c], statistics_.laplace_scale[c]);
   });
+  statistics_ = {};
   statistics_.components = static_cast<int32_t>(geometry_.components);
   for (size_t c = 0; c < geometry_.components; ++c) {
-    statistics_.blocks[c] = static_cast<int64_t>(geometry_.component[c].blocks());
+    Sums total = {};
+    for (size_t i = 0; i < threads_; ++i) total.add(workers_[i].sums[c]);
+    finish_statistics(total, geometry_.component[c].blocks(), c, &statistics_);
   }
 }
 
@@ -130,40 +172,69 @@ void Encoder::design_tables() {
   if (geometry_.components == 3) design_chroma(design_, statistics_, used_[1]);
 }
 
-void Encoder::quantise() {
+// Quantises a row of MCUs, from the stored coefficients or from the frame.
+void Encoder::fill_row(const edgejpeg_image& image, size_t mcu_row, Row* row, Worker* worker) const {
+  const bool stored = mode_ == Mode::kDesigned && !exact_;
+  if (!stored) convert_mcu_row(image, geometry_, *backend_, mcu_row, &worker->strip);
   for (size_t c = 0; c < geometry_.components; ++c) {
     const Component& component = geometry_.component[c];
-    pool_.for_each(component.rows, [&](size_t row, size_t) {
-      for (size_t column = 0; column < component.columns; ++column) {
-        const size_t offset = (row * component.columns + column) * kBlockSize;
-        quantise_block(coefficients_[c].data() + offset, used_[component.table], levels_[c].data() + offset);
-      }
-    });
-  }
-}
-
-const int16_t* Encoder::levels(size_t component, size_t row, size_t column) const {
-  const Component& shape = geometry_.component[component];
-  if (row >= shape.rows || column >= shape.columns) return nullptr;
-  return levels_[component].data() + (row * shape.columns + column) * kBlockSize;
-}
-
-// Calls visit(component, levels) for the blocks of a row of MCUs in scan order.
-template <typename Visit>
-void Encoder::visit_mcu_row(size_t mcu_row, Visit visit) const {
-  for (size_t mcu_column = 0; mcu_column < geometry_.mcu_columns; ++mcu_column) {
-    for (size_t c = 0; c < geometry_.components; ++c) {
-      const Component& component = geometry_.component[c];
-      for (size_t i = 0; i < component.vertical; ++i) {
-        for (size_t j = 0; j < component.horizontal; ++j) {
-          visit(c, levels(c, mcu_row * component.vertical + i, mcu_column * component.horizontal + j));
+    const size_t stride = Strip::stride(geometry_, c);
+    const size_t count = pairs(c);
+    const Quantiser& quantiser = quantiser_[component.table];
+    for (size_t line = 0; line < component.vertical; ++line) {
+      const size_t block_row = mcu_row * component.vertical + line;
+      if (block_row >= component.rows) break;
+      const size_t offset = block_offset(c, line);
+      Block* const blocks = row->blocks.data() + offset;
+      int16_t* const levels = row->levels.data() + offset * kBlockSize;
+      const int8_t* const samples = worker->strip.samples[c].data() + 8 * line * stride;
+      if (exact_) {
+        backend_->quantise_exactly(samples, stride, component.columns, used_[component.table], blocks, levels);
+      } else if (stored) {
+        const int16_t* const coefficients = coefficients_[c].data() + block_row * count * kPairSize;
+        backend_->quantise(coefficients, count, quantiser, blocks, levels);
+      } else {
+        for (size_t pair = 0; pair < count; pair += kPortion) {
+          const size_t portion = std::min(kPortion, count - pair);
+          alignas(64) int16_t coefficients[kPortion * kPairSize];
+          backend_->transform(samples + 16 * pair, stride, portion, coefficients);
+          backend_->quantise(coefficients, portion, quantiser, blocks + 2 * pair, levels + pair * kPairSize);
         }
       }
     }
   }
 }
 
-void Encoder::choose_huffman_tables() {
+McuRow Encoder::view(size_t mcu_row, const Row& row) const {
+  McuRow view = {geometry_.components, geometry_.mcu_columns, {}};
+  for (size_t c = 0; c < geometry_.components; ++c) {
+    const Component& component = geometry_.component[c];
+    McuRow::Plane& plane = view.plane[c];
+    for (size_t line = 0; line < component.vertical; ++line) {
+      plane.blocks[line] = row.blocks.data() + block_offset(c, line);
+      plane.levels[line] = row.levels.data() + block_offset(c, line) * kBlockSize;
+    }
+    plane.horizontal = component.horizontal;
+    plane.vertical = component.vertical;
+    plane.columns = component.columns;
+    plane.lines = std::min(component.vertical, component.rows - mcu_row * component.vertical);
+  }
+  return view;
+}
+
+void Encoder::start_dcs(size_t first, size_t count, int (*dcs)[3], int* end_dc) const {
+  for (size_t i = 0; i < count; ++i) {
+    std::memcpy(dcs[i], end_dc, sizeof(dcs[i]));
+    for (size_t c = 0; c < geometry_.components; ++c) {
+      // In scan order the last real block of a row of MCUs is the last one of its last real line.
+      const Component& component = geometry_.component[c];
+      const size_t lines = std::min(component.vertical, component.rows - (first + i) * component.vertical);
+      end_dc[c] = rows_[i].blocks.data()[block_offset(c, lines - 1) + component.columns - 1].dc;
+    }
+  }
+}
+
+void Encoder::choose_huffman_tables(const edgejpeg_image& image) {
   const size_t slots = geometry_.components == 1 ? 1 : 2;
   if (effort_ == 0) {
     for (size_t slot = 0; slot < slots; ++slot) {
@@ -172,37 +243,67 @@ void Encoder::choose_huffman_tables() {
     }
     return;
   }
-  SymbolCounts dc[2] = {};
-  SymbolCounts ac[2] = {};
-  int previous_dc[3] = {};
-  for (size_t mcu_row = 0; mcu_row < geometry_.mcu_rows; ++mcu_row) {
-    visit_mcu_row(mcu_row, [&](size_t c, const int16_t* block) {
-      const size_t slot = geometry_.component[c].table;
-      count_block(block, &previous_dc[c], &dc[slot], &ac[slot]);
+  for (size_t i = 0; i < threads_; ++i) {
+    std::memset(workers_[i].dc, 0, sizeof(workers_[i].dc));
+    std::memset(workers_[i].ac, 0, sizeof(workers_[i].ac));
+  }
+  int end_dc[3] = {};
+  for (size_t first = 0; first < geometry_.mcu_rows; first += batch_) {
+    const size_t count = std::min(batch_, geometry_.mcu_rows - first);
+    pool_.for_each(count, [&](size_t i, size_t worker) { fill_row(image, first + i, rows_ + i, workers_ + worker); });
+    start_dcs(first, count, start_dcs_.data(), end_dc);
+    pool_.for_each(count, [&](size_t i, size_t worker) {
+      backend_->count(view(first + i, rows_[i]), start_dcs_.data()[i], workers_[worker].dc, workers_[worker].ac);
     });
   }
+  rows_are_filled_ = batch_ == geometry_.mcu_rows;
   for (size_t slot = 0; slot < slots; ++slot) {
-    dc_[slot] = optimal_table(dc[slot]);
-    ac_[slot] = optimal_table(ac[slot]);
+    for (size_t i = 1; i < threads_; ++i) {
+      workers_[0].dc[slot].add(workers_[i].dc[slot]);
+      workers_[0].ac[slot].add(workers_[i].ac[slot]);
+    }
+    dc_[slot] = optimal_table(workers_[0].dc[slot]);
+    ac_[slot] = optimal_table(workers_[0].ac[slot]);
+    make_codes(dc_[slot], ac_[slot], &optimal_codes_[slot]);
   }
 }
 
-bool Encoder::write_scan() {
-  const HuffmanCodes dc[2] = {make_codes(dc_[0]), make_codes(dc_[1])};
-  const HuffmanCodes ac[2] = {make_codes(ac_[0]), make_codes(ac_[1])};
-  int previous_dc[3] = {};
-  BitWriter writer;
-  const size_t row_bytes = geometry_.mcu_columns * geometry_.blocks_per_mcu() * kMaxBlockBytes;
-  for (size_t mcu_row = 0; mcu_row < geometry_.mcu_rows; ++mcu_row) {
-    if (!file_.reserve(row_bytes)) return false;
-    writer.cursor = file_.end();
-    visit_mcu_row(mcu_row, [&](size_t c, const int16_t* block) {
-      const size_t slot = geometry_.component[c].table;
-      write_block(block, &previous_dc[c], dc[slot], ac[slot], &writer);
+bool Encoder::write_scan(const edgejpeg_image& image) {
+  const EntropyCodes* const made = effort_ == 0 ? standard_codes_ : optimal_codes_;
+  const EntropyCodes* const codes[2] = {made, made + 1};
+  int end_dc[3] = {};
+  uint8_t left_over = 0;  // the bits behind the last whole byte, in the low places
+  unsigned left_over_bits = 0;
+  for (size_t first = 0; first < geometry_.mcu_rows; first += batch_) {
+    const size_t count = std::min(batch_, geometry_.mcu_rows - first);
+    if (!rows_are_filled_) {
+      pool_.for_each(count, [&](size_t i, size_t worker) { fill_row(image, first + i, rows_ + i, workers_ + worker); });
+    }
+    start_dcs(first, count, start_dcs_.data(), end_dc);
+    pool_.for_each(count, [&](size_t i, size_t) {
+      rows_[i].bits =
+          backend_->write(view(first + i, rows_[i]), start_dcs_.data()[i], codes, rows_[i].bytes.data() + 1);
     });
-    if (mcu_row + 1 == geometry_.mcu_rows) writer.finish();
-    file_.set_end(writer.cursor);
+    for (size_t i = 0; i < count; ++i) {
+      uint8_t* const bytes = rows_[i].bytes.data() + 1;
+      const size_t bits = left_over_bits + rows_[i].bits;
+      const size_t whole = bits / 8;
+      bytes[-1] = left_over;
+      if (!file_.reserve(2 * whole + kBitSlack)) return false;
+      file_.set_end(backend_->append(bytes, whole, left_over_bits, file_.end()));
+      const unsigned rest = static_cast<unsigned>(bits % 8);
+      // What would be the next byte, its used bits brought down.
+      const auto next =
+          static_cast<uint8_t>((bytes[static_cast<ptrdiff_t>(whole) - 1] << 8 | bytes[whole]) >> left_over_bits);
+      left_over = static_cast<uint8_t>(next >> (8 - rest));
+      left_over_bits = rest;
+    }
   }
+  if (left_over_bits == 0) return true;
+  if (!file_.reserve(2)) return false;
+  const auto last = static_cast<uint8_t>(left_over << (8 - left_over_bits) | 0xFF >> left_over_bits);
+  file_.put(last);
+  if (last == 0xFF) file_.put(0);
   return true;
 }
 

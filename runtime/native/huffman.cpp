@@ -1,45 +1,8 @@
 #include "huffman.h"
 
-#include <cstdlib>
+#include <algorithm>
 
 namespace edgejpeg {
-namespace {
-
-constexpr uint8_t kEndOfBlock = 0x00;
-constexpr uint8_t kSixteenZeros = 0xF0;
-
-// The number of bits of a value's magnitude: its category [F.1.2.1].
-inline unsigned category(int value) {
-  return value == 0 ? 0 : 32 - static_cast<unsigned>(__builtin_clz(static_cast<unsigned>(std::abs(value))));
-}
-
-// Walks the symbols of a block in coding order: dc(size, value), then ac(symbol, size, value) for every symbol.
-template <typename Dc, typename Ac>
-inline void walk_block(const int16_t* levels, int* previous_dc, Dc dc, Ac ac) {
-  if (levels == nullptr) {
-    dc(0, 0);
-    ac(kEndOfBlock, 0, 0);
-    return;
-  }
-  const int difference = levels[0] - *previous_dc;
-  *previous_dc = levels[0];
-  dc(category(difference), difference);
-  unsigned zeros = 0;
-  for (int k = 1; k < 64; ++k) {
-    const int level = levels[k];
-    if (level == 0) {
-      ++zeros;
-      continue;
-    }
-    for (; zeros >= 16; zeros -= 16) ac(kSixteenZeros, 0, 0);
-    const unsigned size = category(level);
-    ac(static_cast<uint8_t>(zeros << 4 | size), size, level);
-    zeros = 0;
-  }
-  if (zeros > 0) ac(kEndOfBlock, 0, 0);
-}
-
-}  // namespace
 
 const HuffmanTable kStandardDc[2] = {
     {{0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0}, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}, 12},
@@ -71,32 +34,40 @@ const HuffmanTable kStandardAc[2] = {
      162},
 };
 
+void SymbolCounts::add(const SymbolCounts& other) {
+  for (size_t symbol = 0; symbol < 256; ++symbol) count[symbol] += other.count[symbol];
+}
+
 HuffmanTable optimal_table(const SymbolCounts& counts) {
   constexpr int kSymbols = 257;  // the last one stands for the reserved code point and gets the longest code
   constexpr int kMaxLength = 16;
-  uint64_t weight[kSymbols];
+  constexpr int kSymbolBits = 9;
+  constexpr uint64_t kSymbolMask = (1 << kSymbolBits) - 1;
+  // A subtree's weight, and below it its symbol, inverted: of equal weights the larger symbol is the smaller key.
+  uint64_t keys[kSymbols];
   int length[kSymbols] = {};
   int next[kSymbols];  // the next symbol of the same subtree
+  size_t subtrees = 0;
   for (int symbol = 0; symbol < kSymbols; ++symbol) {
-    weight[symbol] = symbol < 256 ? counts.count[symbol] : 1;
+    const uint64_t weight = symbol < 256 ? counts.count[symbol] : 1;
     next[symbol] = -1;
+    if (weight > 0) keys[subtrees++] = weight << kSymbolBits | (kSymbolMask - static_cast<uint64_t>(symbol));
   }
-  while (true) {
-    // The two smallest weights; of equal ones the larger symbol is taken first.
-    int first = -1;
-    int second = -1;
-    for (int symbol = 0; symbol < kSymbols; ++symbol) {
-      if (weight[symbol] == 0) continue;
-      if (first < 0 || weight[symbol] <= weight[first]) {
-        second = first;
-        first = symbol;
-      } else if (second < 0 || weight[symbol] <= weight[second]) {
-        second = symbol;
-      }
+  while (subtrees > 1) {
+    uint64_t smallest = UINT64_MAX;
+    uint64_t second_smallest = UINT64_MAX;
+    for (size_t i = 0; i < subtrees; ++i) {
+      second_smallest = std::min(second_smallest, std::max(smallest, keys[i]));
+      smallest = std::min(smallest, keys[i]);
     }
-    if (second < 0) break;
-    weight[first] += weight[second];
-    weight[second] = 0;
+    size_t kept = 0;
+    for (size_t i = 0; i < subtrees; ++i) {
+      if (keys[i] != smallest && keys[i] != second_smallest) keys[kept++] = keys[i];
+    }
+    keys[kept++] = smallest + (second_smallest & ~kSymbolMask);
+    subtrees = kept;
+    const int first = static_cast<int>(kSymbolMask - (smallest & kSymbolMask));
+    const int second = static_cast<int>(kSymbolMask - (second_smallest & kSymbolMask));
     int last = first;
     while (next[last] >= 0) last = next[last];
     next[last] = second;
@@ -122,7 +93,8 @@ HuffmanTable optimal_table(const SymbolCounts& counts) {
 
   HuffmanTable table = {};
   for (int bits = 1; bits <= kMaxLength; ++bits) table.counts[bits - 1] = static_cast<uint8_t>(count[bits]);
-  for (int bits = 1; bits < kSymbols; ++bits) {
+  const int deepest = *std::max_element(length, length + 256);
+  for (int bits = 1; bits <= deepest; ++bits) {
     for (int symbol = 0; symbol < 256; ++symbol) {
       if (length[symbol] == bits) table.symbols[table.size++] = static_cast<uint8_t>(symbol);
     }
@@ -130,36 +102,40 @@ HuffmanTable optimal_table(const SymbolCounts& counts) {
   return table;
 }
 
-HuffmanCodes make_codes(const HuffmanTable& table) {
-  HuffmanCodes codes = {};
-  unsigned code = 0;
+namespace {
+
+// bits << 8 | length for every symbol of a table; 0 for the others.
+void make_code_words(const HuffmanTable& table, size_t size, uint32_t* words) {
+  for (size_t i = 0; i < size; ++i) words[i] = 0;
+  uint32_t code = 0;
   size_t position = 0;
-  for (unsigned length = 1; length <= 16; ++length, code <<= 1) {
-    for (unsigned i = 0; i < table.counts[length - 1]; ++i, ++code, ++position) {
-      const uint8_t symbol = table.symbols[position];
-      codes.code[symbol] = static_cast<uint16_t>(code);
-      codes.length[symbol] = static_cast<uint8_t>(length);
+  for (uint32_t length = 1; length <= 16; ++length, code <<= 1) {
+    for (unsigned i = 0; i < table.counts[length - 1]; ++i, ++code) {
+      words[table.symbols[position++]] = code << 8 | length;
     }
   }
-  return codes;
 }
 
-void count_block(const int16_t* levels, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac) {
-  walk_block(
-      levels, previous_dc, [dc](unsigned size, int) { ++dc->count[size]; },
-      [ac](uint8_t symbol, unsigned, int) { ++ac->count[symbol]; });
-}
+}  // namespace
 
-void write_block(const int16_t* levels, int* previous_dc, const HuffmanCodes& dc, const HuffmanCodes& ac,
-                 BitWriter* writer) {
-  // A code and its value bits go out together: at most 16 + 11. Negative values are in ones' complement.
-  const auto put = [writer](const HuffmanCodes& codes, unsigned symbol, unsigned size, int value) {
-    const uint32_t bits = static_cast<uint32_t>(value < 0 ? value - 1 : value) & ((1u << size) - 1);
-    writer->put(static_cast<uint32_t>(codes.code[symbol]) << size | bits, codes.length[symbol] + size);
-  };
-  walk_block(
-      levels, previous_dc, [&](unsigned size, int value) { put(dc, size, size, value); },
-      [&](uint8_t symbol, unsigned size, int value) { put(ac, symbol, size, value); });
+void make_codes(const HuffmanTable& dc, const HuffmanTable& ac, EntropyCodes* codes) {
+  make_code_words(dc, 16, codes->dc_code);
+  make_code_words(ac, 256, codes->ac_code);
+  for (uint32_t run = 0; run < 16; ++run) {
+    uint32_t* const positive = codes->ac + ac_row(run + 1);
+    uint32_t* const negative = positive + 256;
+    positive[0] = positive[128] = 0;
+    for (uint32_t size = 1; size < 8; ++size) {
+      const uint32_t word = codes->ac_code[run << 4 | size];
+      const uint32_t first = (word >> 8) << (size + 8) | ((word & 0xFF) + size);
+      // Negative values are in ones' complement.
+      const uint32_t ones = (1u << size) - 1;
+      for (uint32_t level = 1u << (size - 1); level <= ones; ++level) {
+        positive[level] = first | level << 8;
+        *(negative - level) = first | (ones - level) << 8;
+      }
+    }
+  }
 }
 
 }  // namespace edgejpeg

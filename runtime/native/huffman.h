@@ -1,11 +1,9 @@
-// Huffman tables, and the coding of one block [ITU-T T.81, F.1.2, annex C, annex K.2, K.3].
+// Huffman tables [ITU-T T.81, annex C, annex K.2, K.3], and what the entropy coder makes of them.
 #ifndef EDGEJPEG_HUFFMAN_H_
 #define EDGEJPEG_HUFFMAN_H_
 
 #include <cstddef>
 #include <cstdint>
-
-#include "stream.h"
 
 namespace edgejpeg {
 
@@ -16,14 +14,10 @@ struct HuffmanTable {
   size_t size;           // number of symbols
 };
 
-// The code of every symbol that a table holds.
-struct HuffmanCodes {
-  uint16_t code[256];
-  uint8_t length[256];
-};
-
 struct SymbolCounts {
   uint64_t count[256];
+
+  void add(const SymbolCounts& other);
 };
 
 // Annex K.3: tables K.3 to K.6.
@@ -33,17 +27,23 @@ extern const HuffmanTable kStandardAc[2];
 // Annex K.2: optimal for the counts, codes at most 16 bits, all ones reserved. Ties as in libjpeg.
 HuffmanTable optimal_table(const SymbolCounts& counts);
 
-HuffmanCodes make_codes(const HuffmanTable& table);
+// What the entropy coder looks up: a code with the value bits behind it, as bits << 8 | number of bits.
+struct EntropyCodes {
+  uint32_t ac[16 << 8];   // index: ac_row(run + 1) | level, as uint8_t; 0 for level 0
+  uint32_t ac_code[256];  // the code alone
+  uint32_t dc_code[16];
+};
 
-// An upper bound of the bytes of one block, stuffing included: DC 16 + 11 bits, 63 AC of 16 + 10 bits, every byte 0xFF
-// and followed by 0x00; and what a bit writer can hold from before.
-constexpr size_t kMaxBlockBytes = 2 * ((16 + 11 + 63 * (16 + 10) + 7) / 8 + 8);
+// `distance`: from one level to the next, 1..16. A larger one is legal where the level is 0.
+constexpr uint32_t ac_row(uint32_t distance) { return distance << 8 & 0xF00; }
 
-// `levels`: 64 in zigzag order, or nullptr for a dummy block, which repeats the DC and has no AC.
-// `previous_dc` is that of the component, and is updated.
-void count_block(const int16_t* levels, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac);
-void write_block(const int16_t* levels, int* previous_dc, const HuffmanCodes& dc, const HuffmanCodes& ac,
-                 BitWriter* writer);
+constexpr uint8_t kEndOfBlock = 0x00;
+constexpr uint8_t kSixteenZeros = 0xF0;
+
+void make_codes(const HuffmanTable& dc, const HuffmanTable& ac, EntropyCodes* codes);
+
+// An upper bound of the bytes of one block before stuffing: DC 16 + 11 bits, 63 AC of 16 + 10 bits.
+constexpr size_t kMaxBlockBytes = (16 + 11 + 63 * (16 + 10) + 7) / 8;
 
 }  // namespace edgejpeg
 

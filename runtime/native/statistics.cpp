@@ -1,35 +1,39 @@
 #include "statistics.h"
 
+#include <algorithm>
 #include <cmath>
 
-#include "geometry.h"
+#include "dct.h"
 
 namespace edgejpeg {
 
-void group_statistics(const double* coefficients, size_t blocks, size_t first, double* mean, double* variance,
-                      double* laplace_scale) {
+void Sums::add(const Sums& other) {
+  for (size_t i = 0; i < kBlockSize; ++i) {
+    value[i] += other.value[i];
+    magnitude[i] += other.magnitude[i];
+    square[i] += other.square[i];
+  }
+}
+
+void finish_statistics(const Sums& sums, size_t blocks, size_t c, edgejpeg_statistics* statistics) {
   const double count = static_cast<double>(blocks);
-  const double* const begin = coefficients + first;
-  const double* const end = begin + blocks * kBlockSize;
-  double sums[kStatisticsGroup] = {};
-  for (const double* c = begin; c != end; c += kBlockSize) {
-    for (size_t i = 0; i < kStatisticsGroup; ++i) sums[i] += c[i];
-  }
-  double means[kStatisticsGroup];
-  for (size_t i = 0; i < kStatisticsGroup; ++i) means[i] = sums[i] / count;
-  double squares[kStatisticsGroup] = {};
-  double magnitudes[kStatisticsGroup] = {};
-  for (const double* c = begin; c != end; c += kBlockSize) {
-    for (size_t i = 0; i < kStatisticsGroup; ++i) {
-      const double difference = c[i] - means[i];
-      squares[i] += difference * difference;
-      magnitudes[i] += std::fabs(difference);
+  statistics->blocks[c] = static_cast<int64_t>(blocks);
+  for (int u = 0; u < 8; ++u) {
+    const double scale = dct_scale(u);
+    for (int v = 0; v < 8; ++v) {
+      const int transposed = 8 * u + v;
+      const int raster = 8 * v + u;
+      const double mean = static_cast<double>(sums.value[transposed]) / count;
+      // Around the nearest integer to the mean the sum of squares is exact, and little is left to subtract.
+      const int64_t centre = std::llround(mean);
+      const int64_t square = sums.square[transposed] - 2 * centre * sums.value[transposed] +
+                             static_cast<int64_t>(blocks) * centre * centre;
+      const double rest = mean - static_cast<double>(centre);
+      const double variance = std::max(static_cast<double>(square) / count - rest * rest, 0.0);
+      statistics->mean[c][raster] = mean / scale;
+      statistics->variance[c][raster] = variance / (scale * scale);
+      statistics->laplace_scale[c][raster] = static_cast<double>(sums.magnitude[transposed]) / count / scale;
     }
-  }
-  for (size_t i = 0; i < kStatisticsGroup; ++i) {
-    mean[first + i] = means[i];
-    variance[first + i] = squares[i] / count;
-    laplace_scale[first + i] = magnitudes[i] / count;
   }
 }
 

@@ -2,17 +2,25 @@
 #ifndef EDGEJPEG_STATISTICS_H_
 #define EDGEJPEG_STATISTICS_H_
 
-#include <cstddef>
+#include <cstdint>
+
+#include "edgejpeg.h"
+#include "geometry.h"
 
 namespace edgejpeg {
 
-// A unit of work for one thread: this many neighbouring frequencies (a cache line of coefficients).
-constexpr size_t kStatisticsGroup = 8;
+// Over the blocks of a component, for every position of the transposed order, at the scale of the int16 DCT. Integers:
+// the order of the additions, and so the number of threads, does not matter.
+struct Sums {
+  int64_t value[kBlockSize];
+  int64_t magnitude[kBlockSize];
+  int64_t square[kBlockSize];
 
-// For frequencies first .. first + kStatisticsGroup - 1 over `blocks` blocks of 64 row-major coefficients:
-// mean, population variance, and mean |C - mean|. Sequential over the blocks: the result is the same everywhere.
-void group_statistics(const double* coefficients, size_t blocks, size_t first, double* mean, double* variance,
-                      double* laplace_scale);
+  void add(const Sums& other);
+};
+
+// Fills component `c` of `statistics`, in the scale of a JPEG file and row-major.
+void finish_statistics(const Sums& sums, size_t blocks, size_t c, edgejpeg_statistics* statistics);
 
 }  // namespace edgejpeg
 

@@ -1,4 +1,4 @@
-// The bytes of the file: a growing buffer, and the bit writer of the entropy-coded data.
+// The bytes of the file: a growing buffer.
 #ifndef EDGEJPEG_STREAM_H_
 #define EDGEJPEG_STREAM_H_
 
@@ -40,53 +40,6 @@ class ByteStream {
  private:
   Buffer<uint8_t> buffer_;
   size_t size_ = 0;
-};
-
-// Packs codes from the most significant bit on and stuffs a zero byte behind every 0xFF [ITU-T T.81, F.1.2.3].
-// Fewer than 32 bits wait in a 64-bit register between calls, so one call may bring up to 32.
-class BitWriter {
- public:
-  // Where the next byte goes. Move it when the memory moves.
-  uint8_t* cursor = nullptr;
-
-  // `bits` has nothing set above `count`, and `count` is at most 32.
-  void put(uint32_t bits, unsigned count) {
-    register_ = register_ << count | bits;
-    waiting_ += count;
-    if (waiting_ >= 32) {
-      waiting_ -= 32;
-      put_word(static_cast<uint32_t>(register_ >> waiting_));
-    }
-  }
-
-  // Fills the last byte with ones.
-  void finish() {
-    const unsigned fill = (8 - waiting_ % 8) % 8;
-    put((1u << fill) - 1, fill);
-    while (waiting_ > 0) {
-      waiting_ -= 8;
-      put_byte(static_cast<uint8_t>(register_ >> waiting_));
-    }
-  }
-
- private:
-  void put_byte(uint8_t value) {
-    *cursor++ = value;
-    if (value == 0xFF) *cursor++ = 0;
-  }
-
-  void put_word(uint32_t word) {
-    const uint32_t inverted = ~word;
-    const bool has_ff = ((inverted - 0x01010101u) & word & 0x80808080u) != 0;
-    if (has_ff) {
-      for (int shift = 24; shift >= 0; shift -= 8) put_byte(static_cast<uint8_t>(word >> shift));
-      return;
-    }
-    for (int shift = 24; shift >= 0; shift -= 8) *cursor++ = static_cast<uint8_t>(word >> shift);
-  }
-
-  uint64_t register_ = 0;
-  unsigned waiting_ = 0;
 };
 
 }  // namespace edgejpeg

@@ -1,0 +1,42 @@
+#include "backend.h"
+
+#include <cstring>
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+namespace edgejpeg {
+namespace {
+
+#if defined(__x86_64__)
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+}
+#endif
+
+#if defined(__aarch64__)
+bool has_neon() {
+#if defined(__linux__)
+  return (getauxval(AT_HWCAP) & HWCAP_ASIMD) != 0;
+#else
+  return true;
+#endif
+}
+#endif
+
+}  // namespace
+
+const Backend* choose_backend(const char* name) {
+  const bool any = name == nullptr || *name == 0;
+#if defined(__x86_64__)
+  if ((any || std::strcmp(name, kAvx2Backend.name) == 0) && has_avx2()) return &kAvx2Backend;
+#endif
+#if defined(__aarch64__)
+  if ((any || std::strcmp(name, kNeonBackend.name) == 0) && has_neon()) return &kNeonBackend;
+#endif
+  return any || std::strcmp(name, kScalarBackend.name) == 0 ? &kScalarBackend : nullptr;
+}
+
+}  // namespace edgejpeg

@@ -1,0 +1,101 @@
+// The inner loops, once per instruction set, behind one table of functions.
+//
+// Every back end does the same integer arithmetic, so that all give the same bytes. scalar.cpp is the plain version to
+// read; each of the others is a translation unit with compile flags of its own, and is entered only after the processor
+// was asked.
+#ifndef EDGEJPEG_BACKEND_H_
+#define EDGEJPEG_BACKEND_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "geometry.h"
+#include "huffman.h"
+#include "quantise.h"
+#include "statistics.h"
+
+namespace edgejpeg {
+
+// Colour kernels take packed pixels of three bytes, this many at a time.
+constexpr size_t kPixelGroup = 32;
+
+// Coefficients are kept for two neighbouring blocks together, in transposed order: [horizontal frequency][block]
+// [vertical frequency], scaled by kDctScale (dct.h).
+constexpr size_t kPairSize = 2 * kBlockSize;
+
+// Rows of interleaved pixels; `bgr` tells the order. `count` is a multiple of kPixelGroup. Samples are level-shifted.
+using LumaKernel = void (*)(const uint8_t* pixels, bool bgr, size_t count, int8_t* y);
+using ChromaKernel = void (*)(const uint8_t* pixels, bool bgr, size_t count, int8_t* y, int8_t* cb, int8_t* cr);
+// Two rows: `pixels[i]` gives `y[i]`.
+using ChromaKernel420 = void (*)(const uint8_t* const pixels[2], bool bgr, size_t count, int8_t* const y[2], int8_t* cb,
+                                 int8_t* cr);
+
+// The blocks of one row of MCUs.
+struct McuRow {
+  struct Plane {
+    const Block* blocks[2];    // by line of blocks
+    const int16_t* levels[2];  // the levels of wide blocks, 64 in zigzag order for every block
+    size_t horizontal;
+    size_t vertical;
+    size_t columns;  // real blocks of a line; the others are dummies, coded as the DC before and no AC
+    size_t lines;    // real lines
+  };
+  size_t components;
+  size_t mcu_columns;
+  Plane plane[3];
+};
+
+// Bytes that the entropy coder may write behind the bits of a row.
+constexpr size_t kBitSlack = 64;
+
+struct Backend {
+  const char* name;
+
+  LumaKernel luma;
+  ChromaKernel convert_444;
+  ChromaKernel convert_422;
+  ChromaKernel420 convert_420;
+
+  // The DCT of `pairs` pairs of blocks from 8 rows of samples.
+  void (*transform)(const int8_t* samples, size_t stride, size_t pairs, int16_t* coefficients);
+
+  // Adds to `sums`. At most kMaxSummedPairs at a time.
+  void (*accumulate)(const int16_t* coefficients, size_t pairs, Sums* sums);
+
+  // 2 * pairs blocks. `levels` has 64 values for each of them; those of wide blocks are written.
+  void (*quantise)(const int16_t* coefficients, size_t pairs, const Quantiser& quantiser, Block* blocks,
+                   int16_t* levels);
+
+  // From samples by way of the float64 DCT: for tables so fine that the rounding of `transform` would show.
+  void (*quantise_exactly)(const int8_t* samples, size_t stride, size_t columns, const uint8_t* table, Block* blocks,
+                           int16_t* levels);
+
+  // Counts the symbols of a row of MCUs. `previous_dc`: one per component, updated.
+  void (*count)(const McuRow& row, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac);
+
+  // Writes the codes of a row of MCUs from the first bit of `out` on, not stuffed, filled with zeros to a whole byte
+  // and kBitSlack beyond. Returns the number of bits.
+  size_t (*write)(const McuRow& row, int* previous_dc, const EntropyCodes* const codes[2], uint8_t* out);
+
+  // Appends `bytes` bytes to the file, moved `shift` (0..7) bits down, the gap filled from in[-1], with a zero stuffed
+  // behind every 0xFF. Returns the end. Reads and writes up to kBitSlack bytes behind the end.
+  uint8_t* (*append)(const uint8_t* in, size_t bytes, unsigned shift, uint8_t* out);
+};
+
+constexpr size_t kMaxSummedPairs = 256;
+
+extern const Backend kScalarBackend;
+#if defined(__x86_64__)
+extern const Backend kAvx2Backend;
+#endif
+#if defined(__aarch64__)
+extern const Backend kNeonBackend;
+#endif
+
+// The best back end of this machine, or the one that `name` asks for; nullptr when the name is unknown or this machine
+// cannot run it. `name` may be NULL or empty.
+const Backend* choose_backend(const char* name);
+
+}  // namespace edgejpeg
+
+#endif  // EDGEJPEG_BACKEND_H_

@@ -1,0 +1,277 @@
+// The entropy coder and the exact quantiser: plain C++ that every back end compiles with its own flags. Everything is
+// in an unnamed namespace, so that no version can stand in for another when the library is linked.
+#ifndef EDGEJPEG_ENTROPY_KERNEL_H_
+#define EDGEJPEG_ENTROPY_KERNEL_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "backend.h"
+#include "dct.h"
+
+namespace edgejpeg {
+namespace {
+
+// The number of bits of a value's magnitude: its category [F.1.2.1]. The odd number keeps 0 from being a special case.
+inline uint32_t category(int value) {
+  const auto magnitude = static_cast<uint32_t>(value < 0 ? -value : value);
+  return 31 - static_cast<uint32_t>(__builtin_clz(2 * magnitude + 1));
+}
+
+// 64 for 0.
+inline uint32_t lowest_bit(uint64_t mask) {
+#if defined(__BMI__)
+  return static_cast<uint32_t>(__builtin_ia32_tzcnt_u64(mask));
+#else
+  return mask == 0 ? 64 : static_cast<uint32_t>(__builtin_ctzll(mask));
+#endif
+}
+
+// Packs bits from the most significant one on. After flush() fewer than 8 bits wait; up to 56 more may be put before
+// the next flush(): the DC with its 27 bits and one AC, or two AC of at most 26.
+struct BitPacker {
+  uint64_t bits = 0;
+  uint32_t waiting = 0;
+  uint8_t* out;
+
+  // `word` is bits << 8 | number of bits.
+  void put(uint32_t word) {
+    const uint32_t length = word & 0xFF;
+    bits = bits << length | word >> 8;
+    waiting += length;
+  }
+  void put_value(uint32_t word, int value, uint32_t size) {
+    const uint32_t length = (word & 0xFF) + size;
+    const uint32_t ones = (1u << size) - 1;
+    const uint32_t value_bits = static_cast<uint32_t>(value + (value >> 31)) & ones;
+    bits = bits << length | (word >> 8) << size | value_bits;
+    waiting += length;
+  }
+  void flush() {
+    const uint64_t swapped = __builtin_bswap64(bits << ((64 - waiting) & 63));
+    std::memcpy(out, &swapped, sizeof(swapped));
+    out += waiting >> 3;
+    waiting &= 7;
+  }
+};
+
+// Whether sixteen zeros or more stand between two levels. Each level covers its place and the fifteen above it; without
+// a gap that leaves ones from the DC on.
+inline bool has_long_run(uint64_t mask) {
+  uint64_t covered = mask | 1;
+  covered |= covered << 1;
+  covered |= covered << 2;
+  covered |= covered << 4;
+  covered |= covered << 8;
+  return (covered & (covered + 1)) != 0;
+}
+
+inline int level_at(const Block& block, const int16_t* wide, unsigned k) {
+  return block.wide != 0 ? wide[k] : block.levels[k];
+}
+
+[[gnu::noinline]] BitPacker write_ac_slowly(const Block& block, const int16_t* wide, const EntropyCodes& codes,
+                                            BitPacker packer) {
+  unsigned previous = 0;
+  for (uint64_t mask = block.mask; mask != 0; mask &= mask - 1) {
+    const unsigned k = lowest_bit(mask);
+    unsigned run = k - previous - 1;
+    previous = k;
+    for (; run >= 16; run -= 16) {
+      packer.put(codes.ac_code[kSixteenZeros]);
+      packer.flush();
+    }
+    const int level = level_at(block, wide, k);
+    const uint32_t size = category(level);
+    packer.put_value(codes.ac_code[run << 4 | size], level, size);
+    packer.flush();
+  }
+  return packer;
+}
+
+// The packer goes in and out by value: in registers, where the bytes it writes cannot be thought to change it.
+[[gnu::always_inline]] inline BitPacker write_block(const Block& block, const int16_t* wide, int* previous_dc,
+                                                    const EntropyCodes& codes, BitPacker packer) {
+  const int difference = block.dc - *previous_dc;
+  *previous_dc = block.dc;
+  const uint32_t size = category(difference);
+  packer.put_value(codes.dc_code[size], difference, size);
+  uint64_t mask = block.mask;
+  if (__builtin_expect(block.wide != 0 || has_long_run(mask), 0)) {
+    packer.flush();
+    packer = write_ac_slowly(block, wide, codes, packer);
+  } else if (mask != 0) {
+    uint32_t previous = 0;
+    // Behind the last level this finds Block::zero, whose word is 0.
+    const auto put_next = [&] {
+      const uint32_t k = lowest_bit(mask);
+      mask &= mask - 1;
+      packer.put(codes.ac[ac_row(k - previous) | static_cast<uint8_t>(block.levels[k])]);
+      previous = k;
+    };
+    put_next();
+    packer.flush();
+    while (mask != 0) {
+      put_next();
+      put_next();
+      packer.flush();
+      put_next();
+      put_next();
+      packer.flush();
+    }
+  }
+  if (block.mask >> 63 == 0) packer.put(codes.ac_code[kEndOfBlock]);
+  packer.flush();
+  return packer;
+}
+
+inline BitPacker write_dummy(const EntropyCodes& codes, BitPacker packer) {
+  packer.put(codes.dc_code[0]);
+  packer.put(codes.ac_code[kEndOfBlock]);
+  packer.flush();
+  return packer;
+}
+
+inline void count_block(const Block& block, const int16_t* wide, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac) {
+  ++dc->count[category(block.dc - *previous_dc)];
+  *previous_dc = block.dc;
+  unsigned previous = 0;
+  for (uint64_t mask = block.mask; mask != 0; mask &= mask - 1) {
+    const unsigned k = lowest_bit(mask);
+    unsigned run = k - previous - 1;
+    previous = k;
+    for (; run >= 16; run -= 16) ++ac->count[kSixteenZeros];
+    ++ac->count[run << 4 | category(level_at(block, wide, k))];
+  }
+  if (block.mask >> 63 == 0) ++ac->count[kEndOfBlock];
+}
+
+inline void count_dummy(SymbolCounts* dc, SymbolCounts* ac) {
+  ++dc->count[0];
+  ++ac->count[kEndOfBlock];
+}
+
+// Calls real(component, block, wide) or dummy(component) for the blocks of a row of MCUs in scan order.
+template <size_t horizontal, size_t vertical, typename Real, typename Dummy>
+inline void walk_row(const McuRow& row, Real real, Dummy dummy) {
+  for (size_t mcu = 0; mcu < row.mcu_columns; ++mcu) {
+    for (size_t line = 0; line < vertical; ++line) {
+      for (size_t i = 0; i < horizontal; ++i) {
+        const size_t column = mcu * horizontal + i;
+        const McuRow::Plane& luma = row.plane[0];
+        if ((horizontal == 1 || column < luma.columns) && (vertical == 1 || line < luma.lines)) {
+          real(size_t{0}, luma.blocks[line][column], luma.levels[line] + column * kBlockSize);
+        } else {
+          dummy(size_t{0});
+        }
+      }
+    }
+    for (size_t c = 1; c < row.components; ++c) {
+      real(c, row.plane[c].blocks[0][mcu], row.plane[c].levels[0] + mcu * kBlockSize);
+    }
+  }
+}
+
+template <typename Real, typename Dummy>
+inline void walk_any_row(const McuRow& row, Real real, Dummy dummy) {
+  if (row.plane[0].vertical == 2) {
+    walk_row<2, 2>(row, real, dummy);
+  } else if (row.plane[0].horizontal == 2) {
+    walk_row<2, 1>(row, real, dummy);
+  } else {
+    walk_row<1, 1>(row, real, dummy);
+  }
+}
+
+size_t write_row(const McuRow& row, int* previous_dc, const EntropyCodes* const codes[2], uint8_t* out) {
+  BitPacker packer;
+  packer.out = out;
+  const EntropyCodes* const slots[3] = {codes[0], codes[1], codes[1]};
+  walk_any_row(
+      row,
+      [&](size_t c, const Block& block, const int16_t* wide) {
+        packer = write_block(block, wide, previous_dc + c, *slots[c], packer);
+      },
+      [&](size_t c) { packer = write_dummy(*slots[c], packer); });
+  const size_t bits = static_cast<size_t>(packer.out - out) * 8 + packer.waiting;
+  // The last byte, filled with zeros, and what append() reads behind it.
+  const uint8_t last = packer.waiting == 0 ? uint8_t{0} : static_cast<uint8_t>(packer.bits << (8 - packer.waiting));
+  std::memset(packer.out, 0, kBitSlack);
+  *packer.out = last;
+  return bits;
+}
+
+void count_row(const McuRow& row, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac) {
+  walk_any_row(
+      row,
+      [&](size_t c, const Block& block, const int16_t* wide) {
+        const size_t slot = c == 0 ? 0 : 1;
+        count_block(block, wide, previous_dc + c, dc + slot, ac + slot);
+      },
+      [&](size_t c) { count_dummy(dc + (c == 0 ? 0 : 1), ac + (c == 0 ? 0 : 1)); });
+}
+
+// Stores the levels of a block, int16 in zigzag order.
+inline void store_levels(const int16_t* levels, Block* block, int16_t* wide) {
+  bool is_wide = false;
+  uint64_t mask = 0;
+  for (size_t k = 1; k < kBlockSize; ++k) {
+    is_wide |= levels[k] < -127 || levels[k] > 127;
+    mask |= static_cast<uint64_t>(levels[k] != 0) << k;
+    block->levels[k] = static_cast<int8_t>(levels[k]);
+  }
+  block->levels[0] = 0;
+  block->zero = 0;
+  block->wide = is_wide ? 1 : 0;
+  block->dc = levels[0];
+  block->mask = mask;
+  if (is_wide) std::memcpy(wide, levels, kBlockSize * sizeof(*levels));
+}
+
+// The sums run in the order of the Python reference, so that both give the same last bit.
+inline void forward_dct_exactly(const int8_t* samples, size_t stride, double* coefficients) {
+  double horizontal[8][8];
+  for (int row = 0; row < 8; ++row, samples += stride) {
+    double sums[8] = {};
+    for (int x = 0; x < 8; ++x) {
+      const double sample = samples[x];
+      for (int u = 0; u < 8; ++u) sums[u] += sample * kDctMatrix.value[x][u];
+    }
+    for (int u = 0; u < 8; ++u) horizontal[row][u] = sums[u];
+  }
+  for (int v = 0; v < 8; ++v) {
+    double sums[8] = {};
+    for (int row = 0; row < 8; ++row) {
+      const double weight = kDctMatrix.value[row][v];
+      for (int u = 0; u < 8; ++u) sums[u] += weight * horizontal[row][u];
+    }
+    for (int u = 0; u < 8; ++u) coefficients[8 * v + u] = sums[u];
+  }
+}
+
+// level = sign(C) floor(|C| / q + 1/2).
+void quantise_exactly(const int8_t* samples, size_t stride, size_t columns, const uint8_t* table, Block* blocks,
+                      int16_t* levels) {
+  double steps[kBlockSize];
+  for (size_t i = 0; i < kBlockSize; ++i) steps[i] = table[i];
+  for (size_t column = 0; column < columns; ++column) {
+    double coefficients[kBlockSize];
+    forward_dct_exactly(samples + 8 * column, stride, coefficients);
+    int16_t raster[kBlockSize];
+    for (size_t i = 0; i < kBlockSize; ++i) {
+      const double magnitude = coefficients[i] < 0 ? -coefficients[i] : coefficients[i];
+      // The conversion truncates, which is the floor of what is not negative.
+      const int level = static_cast<int>(magnitude / steps[i] + 0.5);
+      raster[i] = static_cast<int16_t>(coefficients[i] < 0 ? -level : level);
+    }
+    int16_t zigzag[kBlockSize];
+    for (size_t k = 0; k < kBlockSize; ++k) zigzag[k] = raster[kZigzag[k]];
+    store_levels(zigzag, blocks + column, levels + column * kBlockSize);
+  }
+}
+
+}  // namespace
+}  // namespace edgejpeg
+
+#endif  // EDGEJPEG_ENTROPY_KERNEL_H_

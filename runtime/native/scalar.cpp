@@ -1,0 +1,171 @@
+// The plain back end: what the others compute, one value after another.
+#include <algorithm>
+#include <cstdlib>
+
+#include "backend.h"
+#include "dct.h"
+#include "entropy_kernel.h"
+
+namespace edgejpeg {
+namespace {
+
+struct Pixel {
+  int red;
+  int green;
+  int blue;
+};
+
+inline Pixel pixel_at(const uint8_t* pixels, bool bgr, size_t x) {
+  const uint8_t* const p = pixels + 3 * x;
+  return {p[bgr ? 2 : 0], p[1], p[bgr ? 0 : 2]};
+}
+
+// BT.601 full range in 16-bit fixed point: Y, then Cb and Cr.
+inline int8_t luma_sample(const Pixel& p) {
+  return static_cast<int8_t>(((19595 * p.red + 38470 * p.green + 7471 * p.blue + 32768) >> 16) - 128);
+}
+
+// `sum` is over a cell of 2^log2_pixels pixels. Pure blue and pure red round up to 128, one above what eight bits hold.
+// The shift of a negative number is arithmetic on every compiler that is supported.
+template <int log2_pixels>
+inline void chroma_samples(const Pixel& sum, int8_t* cb, int8_t* cr) {
+  constexpr int kHalf = 32768 << log2_pixels;
+  constexpr int kShift = 16 + log2_pixels;
+  const int blue = (-11059 * sum.red - 21709 * sum.green + 32768 * sum.blue + kHalf) >> kShift;
+  const int red = (32768 * sum.red - 27439 * sum.green - 5329 * sum.blue + kHalf) >> kShift;
+  *cb = static_cast<int8_t>(std::min(blue, 127));
+  *cr = static_cast<int8_t>(std::min(red, 127));
+}
+
+void convert_luma(const uint8_t* pixels, bool bgr, size_t count, int8_t* y) {
+  for (size_t x = 0; x < count; ++x) y[x] = luma_sample(pixel_at(pixels, bgr, x));
+}
+
+void convert_444(const uint8_t* pixels, bool bgr, size_t count, int8_t* y, int8_t* cb, int8_t* cr) {
+  convert_luma(pixels, bgr, count, y);
+  for (size_t x = 0; x < count; ++x) chroma_samples<0>(pixel_at(pixels, bgr, x), cb + x, cr + x);
+}
+
+inline void add_pair(const uint8_t* pixels, bool bgr, size_t cell, Pixel* sum) {
+  for (size_t x = 2 * cell; x < 2 * cell + 2; ++x) {
+    const Pixel p = pixel_at(pixels, bgr, x);
+    *sum = {sum->red + p.red, sum->green + p.green, sum->blue + p.blue};
+  }
+}
+
+void convert_422(const uint8_t* pixels, bool bgr, size_t count, int8_t* y, int8_t* cb, int8_t* cr) {
+  convert_luma(pixels, bgr, count, y);
+  for (size_t cell = 0; cell < count / 2; ++cell) {
+    Pixel sum = {};
+    add_pair(pixels, bgr, cell, &sum);
+    chroma_samples<1>(sum, cb + cell, cr + cell);
+  }
+}
+
+void convert_420(const uint8_t* const pixels[2], bool bgr, size_t count, int8_t* const y[2], int8_t* cb, int8_t* cr) {
+  for (int row = 0; row < 2; ++row) convert_luma(pixels[row], bgr, count, y[row]);
+  for (size_t cell = 0; cell < count / 2; ++cell) {
+    Pixel sum = {};
+    for (int row = 0; row < 2; ++row) add_pair(pixels[row], bgr, cell, &sum);
+    chroma_samples<2>(sum, cb + cell, cr + cell);
+  }
+}
+
+inline int multiply(int a, int b) { return (a * b + 16384) >> 15; }
+
+// One dimension; `step` values apart.
+void transform_line(int* d, size_t step) {
+  const auto at = [=](size_t i) -> int& { return d[i * step]; };
+  const int sum07 = at(0) + at(7);
+  const int sum16 = at(1) + at(6);
+  const int sum25 = at(2) + at(5);
+  const int sum34 = at(3) + at(4);
+  const int difference07 = at(0) - at(7);
+  const int difference16 = at(1) - at(6);
+  const int difference25 = at(2) - at(5);
+  const int difference34 = at(3) - at(4);
+
+  const int outer_sum = sum07 + sum34;
+  const int outer_difference = sum07 - sum34;
+  const int inner_sum = sum16 + sum25;
+  const int rotated = multiply(sum16 - sum25 + outer_difference, kAanC4);
+  at(0) = outer_sum + inner_sum;
+  at(4) = outer_sum - inner_sum;
+  at(2) = outer_difference + rotated;
+  at(6) = outer_difference - rotated;
+
+  const int low = difference34 + difference25;
+  const int middle = multiply(difference25 + difference16, kAanC4);
+  const int high = difference16 + difference07;
+  const int shared = multiply(low - high, kAanC6);
+  const int low_rotated = multiply(low, kAanC2MinusC6) + shared;
+  const int high_rotated = high + multiply(high, kAanC2PlusC6) + shared;
+  const int plus = difference07 + middle;
+  const int minus = difference07 - middle;
+  at(5) = minus + low_rotated;
+  at(3) = minus - low_rotated;
+  at(1) = plus + high_rotated;
+  at(7) = plus - high_rotated;
+}
+
+void transform(const int8_t* samples, size_t stride, size_t pairs, int16_t* coefficients) {
+  for (size_t block = 0; block < 2 * pairs; ++block, samples += 8) {
+    int values[kBlockSize];  // row-major
+    for (size_t y = 0; y < 8; ++y) {
+      for (size_t x = 0; x < 8; ++x) values[8 * y + x] = samples[y * stride + x] * kDctInput;
+    }
+    for (size_t x = 0; x < 8; ++x) transform_line(values + x, 8);
+    for (size_t v = 0; v < 8; ++v) {
+      for (size_t x = 0; x < 8; ++x) values[8 * v + x] = multiply(values[8 * v + x], kNormalisation[v]);
+      transform_line(values + 8 * v, 1);
+    }
+    int16_t* const out = coefficients + block / 2 * kPairSize + block % 2 * 8;
+    for (size_t u = 0; u < 8; ++u) {
+      for (size_t v = 0; v < 8; ++v) out[16 * u + v] = static_cast<int16_t>(values[8 * v + u]);
+    }
+  }
+}
+
+void accumulate(const int16_t* coefficients, size_t pairs, Sums* sums) {
+  for (const int16_t* line = coefficients; line != coefficients + pairs * kPairSize; line += 8) {
+    const size_t u = static_cast<size_t>(line - coefficients) % kPairSize / 16;
+    for (size_t v = 0; v < 8; ++v) {
+      const int64_t value = line[v];
+      sums->value[8 * u + v] += value;
+      sums->magnitude[8 * u + v] += std::abs(value);
+      sums->square[8 * u + v] += value * value;
+    }
+  }
+}
+
+void quantise(const int16_t* coefficients, size_t pairs, const Quantiser& quantiser, Block* blocks, int16_t* levels) {
+  for (size_t block = 0; block < 2 * pairs; ++block) {
+    const int16_t* const in = coefficients + block / 2 * kPairSize + block % 2 * 8;
+    int16_t transposed[kBlockSize];
+    for (size_t i = 0; i < kBlockSize; ++i) {
+      const int value = in[i / 8 * 16 + i % 8];
+      const uint32_t magnitude = static_cast<uint32_t>(std::abs(value)) + quantiser.correction[i];
+      const int level = static_cast<int>((magnitude * quantiser.reciprocal[i]) >> 16 >> quantiser.shift[i]);
+      transposed[i] = static_cast<int16_t>(value < 0 ? -level : level);
+    }
+    int16_t zigzag[kBlockSize];
+    for (size_t k = 0; k < kBlockSize; ++k) zigzag[k] = transposed[transpose_index(kZigzag[k])];
+    store_levels(zigzag, blocks + block, levels + block * kBlockSize);
+  }
+}
+
+uint8_t* append(const uint8_t* in, size_t bytes, unsigned shift, uint8_t* out) {
+  for (const uint8_t* p = in; p != in + bytes; ++p) {
+    const auto value = static_cast<uint8_t>((p[-1] << 8 | p[0]) >> shift);
+    *out++ = value;
+    if (value == 0xFF) *out++ = 0;
+  }
+  return out;
+}
+
+}  // namespace
+
+const Backend kScalarBackend = {"scalar",   convert_luma, convert_444,      convert_422, convert_420, transform,
+                                accumulate, quantise,     quantise_exactly, count_row,   write_row,   append};
+
+}  // namespace edgejpeg

@@ -1,0 +1,231 @@
+"""Back ends: the same bytes from scalar, AVX2 and NEON code, and the environment variable that chooses one."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+import edgejpeg
+from edgejpeg.errors import InvalidInputError
+from edgejpeg.jpeg.tables import ijg_tables
+from edgejpeg.runtime import Encoder
+from edgejpeg.runtime.library import FORMAT_CODES, SUBSAMPLING_CODES, NativeEncoder
+
+VARIABLE = "EDGEJPEG_BACKEND"
+SENSITIVITY = (
+    2.5e-4 * np.exp(-np.add.outer(np.arange(8.0), np.arange(8.0)) / 6) * np.array([1, 0.7, 0.5])[:, None, None]
+)
+
+
+@dataclass
+class Job:
+    """One frame and what to do with it. quality None: tables designed for the frame."""
+
+    frame: np.ndarray
+    subsampling: str
+    quality: int | None
+    effort: int = 0
+    threads: int = 1
+    pixel_format: str = "bgr"
+    level: float = field(default=2e-4)
+
+    def encode(self) -> bytes:
+        """By the library of this machine, with the back end that the environment chooses."""
+        encoder = NativeEncoder(self.subsampling, self.effort, self.threads)
+        try:
+            assert encoder.backend == os.environ[VARIABLE]
+            if self.quality is None:
+                encoder.set_design(SENSITIVITY, self.level, 2 * self.level, 90)
+            else:
+                encoder.set_tables(*(table.array for table in ijg_tables(self.quality)))
+            return encoder.encode(self.frame, self.pixel_format)
+        finally:
+            encoder.close()
+
+    def pack(self) -> bytes:
+        """For the C program below."""
+        height, width = self.frame.shape[:2]
+        codes = SUBSAMPLING_CODES[self.subsampling], self.effort, self.threads, FORMAT_CODES[self.pixel_format]
+        head = struct.pack("<7i", width, height, *codes, self.quality is None)
+        tables = b"".join(table.array.tobytes() for table in ijg_tables(self.quality or 50))
+        return head + struct.pack("<d", self.level) + tables + SENSITIVITY.tobytes() + self.frame.tobytes()
+
+
+def jobs(photo, seed: int, sizes) -> Iterator[Job]:
+    """Noise, two values, gray noise and a photo in turn, with options in all combinations over the sizes."""
+    rng = np.random.default_rng(seed)
+    options = itertools.cycle(
+        itertools.product(("444", "422", "420", "gray"), (4, 60, 90, 92, 100, None, None), (0, 1), ("bgr", "rgb"))
+    )
+    for index, (height, width) in enumerate(sizes):
+        for _ in range(4):
+            subsampling, quality, effort, pixel_format = next(options)
+            kind = rng.integers(4)
+            if kind == 0:
+                frame = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            elif kind == 1:
+                frame = rng.choice(np.array([0, 255], np.uint8), (height, width, 3))
+            elif kind == 2:
+                frame, pixel_format = rng.integers(0, 256, (height, width), dtype=np.uint8), "gray"
+            else:
+                top, left = rng.integers(100, size=2)
+                frame = np.ascontiguousarray(photo(height + top, width + left)[top:, left:])
+            yield Job(frame, subsampling, quality, effort, 1 + index % 3, pixel_format, 10 ** rng.uniform(-5, -2))
+
+
+SMALL = [(h, w) for h in range(1, 41) for w in range(1, 41) if (h * 7 + w) % 3 == 0]
+LARGE = [(64, 512), (203, 301), (480, 640), (31, 1030), (515, 17)]
+
+
+@pytest.fixture
+def choose(monkeypatch):
+    """Sets the back end for encoders made from now on, or skips where this machine has none of the name."""
+
+    def set_backend(name: str) -> None:
+        monkeypatch.setenv(VARIABLE, name)
+        try:
+            NativeEncoder("420", 0, 1).close()
+        except InvalidInputError:
+            pytest.skip(f"this machine's processor has no {name} back end")
+
+    return set_backend
+
+
+@pytest.mark.parametrize("name", ["avx2", "neon"])
+@pytest.mark.parametrize("sizes", [SMALL, LARGE], ids=["small", "large"])
+def test_the_same_bytes_as_scalar(name, sizes, choose, photo, monkeypatch):
+    choose(name)
+    files = [job.encode() for job in jobs(photo, 1, sizes)]
+    monkeypatch.setenv(VARIABLE, "scalar")
+    for job, data in zip(jobs(photo, 1, sizes), files, strict=True):
+        assert job.encode() == data, (job.frame.shape, job.subsampling, job.quality, job.effort, job.pixel_format)
+
+
+def test_the_best_back_end_is_the_default(monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    default = NativeEncoder("420", 0, 1).backend
+    assert default in ("scalar", "avx2", "neon")
+    monkeypatch.setenv(VARIABLE, "")
+    assert NativeEncoder("420", 0, 1).backend == default
+    monkeypatch.setenv(VARIABLE, "scalar")
+    assert NativeEncoder("420", 0, 1).backend == "scalar"
+
+
+@pytest.mark.parametrize("name", ["AVX2", "sse2", "scalar ", "x" * 300])
+def test_unknown_back_ends(name, monkeypatch):
+    monkeypatch.setenv(VARIABLE, name)
+    with pytest.raises(InvalidInputError, match=f'EDGEJPEG_BACKEND is "{name[:32]}"; it is scalar, or avx2 or neon'):
+        Encoder("efficientnet_lite0")
+
+
+def test_a_back_end_of_another_processor(monkeypatch):
+    foreign = [name for name in ("avx2", "neon") if name != NativeEncoder("420", 0, 1).backend]
+    monkeypatch.setenv(VARIABLE, foreign[-1])
+    with pytest.raises(InvalidInputError, match="EDGEJPEG_BACKEND is"):
+        NativeEncoder("420", 0, 1)
+
+
+# --- NEON, built by the cross compiler and run by an emulator ---
+
+PROGRAM = r"""
+#include <edgejpeg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* Jobs from the standard input, files with their sizes before them to the standard output. */
+int main(void) {
+  int32_t head[7]; /* width, height, subsampling, effort, threads, format, designed */
+  while (fread(head, sizeof(head), 1, stdin) == 1) {
+    double level;
+    uint8_t tables[128];
+    double sensitivity[192];
+    const int32_t channels = head[5] == EDGEJPEG_LUMA ? 1 : 3;
+    const size_t bytes = (size_t)head[0] * (size_t)head[1] * (size_t)channels;
+    uint8_t* const pixels = malloc(bytes);
+    const edgejpeg_options options = {head[2], head[3], head[4]};
+    const edgejpeg_image image = {pixels, head[0], head[1], (ptrdiff_t)head[0] * channels, channels, head[5]};
+    edgejpeg_encoder* encoder;
+    const uint8_t* data;
+    size_t size;
+    if (!pixels || fread(&level, sizeof(level), 1, stdin) != 1 || fread(tables, sizeof(tables), 1, stdin) != 1 ||
+        fread(sensitivity, sizeof(sensitivity), 1, stdin) != 1 || fread(pixels, bytes, 1, stdin) != 1) {
+      return 1;
+    }
+    if (edgejpeg_encoder_create(&options, &encoder) ||
+        (head[6] ? edgejpeg_encoder_set_design(encoder, sensitivity, level, 2 * level, 90)
+                 : edgejpeg_encoder_set_tables(encoder, tables, tables + 64)) ||
+        edgejpeg_encoder_encode(encoder, &image, &data, &size)) {
+      fprintf(stderr, "%s\n", edgejpeg_last_error());
+      return 2;
+    }
+    fwrite(&size, sizeof(size), 1, stdout);
+    fwrite(data, size, 1, stdout);
+    edgejpeg_encoder_destroy(encoder);
+    free(pixels);
+  }
+  return 0;
+}
+"""
+
+CROSS = "aarch64-linux-gnu-"
+EMULATOR = "qemu-aarch64"
+
+
+@pytest.fixture(scope="module")
+def neon_program(repository, tmp_path_factory):
+    missing = [tool for tool in (CROSS + "gcc", CROSS + "g++", EMULATOR) if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed (Debian: g++-aarch64-linux-gnu, qemu-user)")
+    folder = tmp_path_factory.mktemp("neon")
+    native = repository / "runtime" / "native"
+    (folder / "main.c").write_text(PROGRAM)
+    strict = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O2", "-I", native]
+    subprocess.run([CROSS + "gcc", "-std=c99", *strict, "-c", folder / "main.c", "-o", folder / "main.o"], check=True)
+    sources = [path for path in sorted(native.glob("*.cpp")) if path.name != "avx2.cpp"]
+    flags = ["-std=c++17", "-Wconversion", "-Wshadow", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti", "-static"]
+    version = f'-DEDGEJPEG_VERSION="{edgejpeg.__version__}"'
+    command = [CROSS + "g++", *strict, *flags, version, *sources, folder / "main.o", "-o", folder / "program"]
+    subprocess.run([*command, "-lpthread"], check=True)
+    return folder / "program"
+
+
+def run_program(program, name: str, work: list[Job]) -> list[bytes]:
+    environment = os.environ | {VARIABLE: name}
+    packed = b"".join(job.pack() for job in work)
+    run = subprocess.run([EMULATOR, program], input=packed, capture_output=True, env=environment, check=False)
+    assert run.returncode == 0, run.stderr
+    files, at = [], 0
+    while at < len(run.stdout):
+        (size,) = struct.unpack_from("<Q", run.stdout, at)
+        files.append(run.stdout[at + 8 : at + 8 + size])
+        at += 8 + size
+    return files
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["neon", "scalar"])
+def test_arm_gives_the_same_bytes(name, neon_program, photo, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "scalar")
+    work = list(jobs(photo, 2, SMALL[::2] + LARGE))
+    assert run_program(neon_program, name, work) == [job.encode() for job in work]
+
+
+@pytest.mark.slow
+def test_arm_has_no_avx2(neon_program, photo):
+    run = subprocess.run(
+        [EMULATOR, neon_program],
+        input=Job(photo(8, 8), "420", 50).pack(),
+        capture_output=True,
+        env=os.environ | {VARIABLE: "avx2"},
+        check=False,
+    )
+    assert run.returncode == 2
+    assert b'EDGEJPEG_BACKEND is "avx2"' in run.stderr
