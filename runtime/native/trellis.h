@@ -21,7 +21,7 @@ struct Trellis {
   double weight[64];        // zigzag, not negative
   uint8_t coefficient[64];  // where in a block the coefficient of a zigzag position is
   // Set by set_trellis_rates.
-  double cost[63][kMaxAcSize + 1];  // lambda * bits of a level of so many value bits after so many zeros
+  double cost[kMaxAcSize + 1][63];  // lambda * bits of a level of so many value bits after so many zeros
   double end;                       // lambda * bits of EOB
   double slack;                     // no level is dearer than this compared with the same one after a longer run
 };
@@ -30,14 +30,15 @@ struct Trellis {
 // lacks 16 bits. `lambda` >= 0: weighted distortion per bit.
 void set_trellis_rates(const uint8_t* lengths, double lambda, Trellis* trellis);
 
-// `levels`: 64 in zigzag order, rounded (with or without a dead zone), and replaced. DC is left alone, and so is a
-// block with a level beyond kMaxAcLevel. For float and int16_t coefficients.
-template <typename Coefficient>
-void trellis_block(const Coefficient* coefficients, const Trellis& trellis, int16_t* levels);
+// `levels`: 64 in zigzag order, rounded (with or without a dead zone), and replaced. `mask`: bit k says that the level
+// at zigzag position k >= 1 is not 0; bit 0 is clear. Returns the new mask. DC is not looked at, and a block with a
+// level beyond kMaxAcLevel is left alone. For float and int16_t coefficients, int8_t and int16_t levels.
+template <typename Coefficient, typename Level>
+uint64_t trellis_block(const Coefficient* coefficients, const Trellis& trellis, uint64_t mask, Level* levels);
 
 // End-of-block trimming: the same with one choice left, behind which nonzero level the block ends.
-template <typename Coefficient>
-void trim_block(const Coefficient* coefficients, const Trellis& trellis, int16_t* levels);
+template <typename Coefficient, typename Level>
+uint64_t trim_block(const Coefficient* coefficients, const Trellis& trellis, uint64_t mask, Level* levels);
 
 }  // namespace edgejpeg
 

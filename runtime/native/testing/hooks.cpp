@@ -1,4 +1,8 @@
 // The stages that tests and benchmarks compare with their oracles one by one, behind a C interface for ctypes.
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
 #include "../control.h"
 #include "../trellis.h"
 
@@ -29,14 +33,39 @@ edgejpeg::RateModel make_model(const FrameModel& frame) {
   return edgejpeg::RateModel(design, *frame.statistics, frame.dead_zone, frame.effort);
 }
 
+template <typename Level>
+uint64_t nonzero_mask(const Level* levels) {
+  constexpr size_t kTogether = 8 / sizeof(Level);
+  uint64_t mask = 0;
+  for (size_t k = 0; k < 64; k += kTogether) {
+    uint64_t word;
+    std::memcpy(&word, levels + k, sizeof(word));
+    if (word == 0) continue;
+    for (size_t i = k; i < k + kTogether; ++i) mask |= static_cast<uint64_t>(levels[i] != 0) << i;
+  }
+  return mask & ~uint64_t{1};
+}
+
+template <typename Coefficient, typename Level>
+void quantise(const Coefficient* coefficients, const edgejpeg::Trellis& trellis, bool trim_only, Level* levels) {
+  const uint64_t mask = nonzero_mask(levels);
+  const uint64_t kept = trim_only ? edgejpeg::trim_block(coefficients, trellis, mask, levels)
+                                  : edgejpeg::trellis_block(coefficients, trellis, mask, levels);
+  if (kept != nonzero_mask(levels)) std::abort();
+}
+
+// Every other block takes the way of int8_t levels if it can.
 template <typename Coefficient>
-void quantise(const Coefficient* coefficients, size_t blocks, const edgejpeg::Trellis& trellis, bool trim_only,
-              int16_t* levels) {
-  for (size_t i = 0; i < blocks; ++i) {
-    if (trim_only) {
-      edgejpeg::trim_block(coefficients + 64 * i, trellis, levels + 64 * i);
+void quantise_blocks(const Coefficient* coefficients, size_t blocks, const edgejpeg::Trellis& trellis, bool trim_only,
+                     int16_t* levels) {
+  for (size_t i = 0; i < blocks; ++i, coefficients += 64, levels += 64) {
+    if (i % 2 == 1 && std::all_of(levels, levels + 64, [](int16_t k) { return std::abs(k) <= 127; })) {
+      int8_t narrow[64];
+      for (int k = 0; k < 64; ++k) narrow[k] = static_cast<int8_t>(levels[k]);
+      quantise(coefficients, trellis, trim_only, narrow);
+      std::copy(narrow, narrow + 64, levels);
     } else {
-      edgejpeg::trellis_block(coefficients + 64 * i, trellis, levels + 64 * i);
+      quantise(coefficients, trellis, trim_only, levels);
     }
   }
 }
@@ -55,9 +84,9 @@ EDGEJPEG_HOOK void hook_trellis(const void* coefficients, int32_t is_float, size
   }
   edgejpeg::set_trellis_rates(lengths, lambda, &trellis);
   if (is_float != 0) {
-    quantise(static_cast<const float*>(coefficients), blocks, trellis, trim_only != 0, levels);
+    quantise_blocks(static_cast<const float*>(coefficients), blocks, trellis, trim_only != 0, levels);
   } else {
-    quantise(static_cast<const int16_t*>(coefficients), blocks, trellis, trim_only != 0, levels);
+    quantise_blocks(static_cast<const int16_t*>(coefficients), blocks, trellis, trim_only != 0, levels);
   }
 }
 
