@@ -336,7 +336,7 @@ inline uint64_t nonzero_mask(Vector low, Vector high) {
 inline void store_block(Vector low, Vector high, int dc, uint8_t wide, Block* block) {
   store(block->levels, low);
   store(block->levels + 32, high);
-  block->zero = 0;
+  block->levels[kBlockSize] = 0;
   block->wide = wide;
   block->dc = static_cast<int16_t>(dc);
   block->mask = nonzero_mask(low, high);

@@ -103,7 +103,7 @@ inline int level_at(const Block& block, const int16_t* wide, size_t k) {
     packer = write_ac_slowly(block, wide, codes, packer);
   } else if (mask != 0) {
     size_t previous = 0;
-    // Behind the last level this finds Block::zero, whose word is 0.
+    // Behind the last level this finds levels[64], which is 0, and its word is 0.
     const auto put_next = [&] {
       const size_t k = lowest_bit(mask);
       mask &= mask - 1;
@@ -218,7 +218,7 @@ inline void store_levels(const int16_t* levels, Block* block, int16_t* wide) {
     block->levels[k] = static_cast<int8_t>(levels[k]);
   }
   block->levels[0] = 0;
-  block->zero = 0;
+  block->levels[kBlockSize] = 0;
   block->wide = is_wide ? 1 : 0;
   block->dc = levels[0];
   block->mask = mask;
