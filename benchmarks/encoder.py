@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -254,10 +255,10 @@ def python_encoders(quality: int, subsampling: str) -> dict[str, Callable[[np.nd
 
 
 def time_python(encode: Callable[[np.ndarray], Any], frames: list[np.ndarray]) -> float:
-    start = time.perf_counter()
+    start = time.thread_time()
     for frame in frames:
         encode(frame)
-    return 1e3 * (time.perf_counter() - start) / len(frames)
+    return 1e3 * (time.thread_time() - start) / len(frames)
 
 
 def files_of(loops: Loops, run: Callable[[Loops], None]) -> list[bytes]:
@@ -274,8 +275,15 @@ def files_of(loops: Loops, run: Callable[[Loops], None]) -> list[bytes]:
 def measure(
     loops: ctypes.CDLL, frames: list[np.ndarray], size: str, subsampling: str, quality: int, rounds: int, base: Profile
 ) -> dict[str, Any]:
-    settings = {"sensitivity": base.sensitivity, "q_max": base.q_max, "water_level": base.water_level}
-    profile = Profile.adaptive(name="benchmark", subsampling=subsampling, **settings)
+    if base.sensitivity is None or base.water_level is None:
+        sys.exit(f"--profile is an adaptive one; {base.name!r} is fixed")
+    profile = Profile.adaptive(
+        name="benchmark",
+        sensitivity=base.sensitivity,
+        water_level=base.water_level,
+        q_max=base.q_max,
+        subsampling=subsampling,
+    )
     run = Loops(loops, frames, subsampling)
     some = frames[:: max(1, len(frames) // 8)]
     luma, chroma = ijg_tables(quality)
@@ -304,7 +312,7 @@ def measure(
     bodies["adaptive, optimal Huffman"] = c_loop(lambda: run.edgejpeg(optimal._open(), fixed=False))
     bodies["adaptive from Python"] = lambda: time_python(adaptive.encode, frames)
     for name, encode in others.items():
-        bodies[name] = lambda encode=encode: time_python(encode, frames)
+        bodies[name] = partial(time_python, encode, frames)
     for body in bodies.values():
         body()
     times: dict[str, list[float]] = {name: [] for name in bodies}

@@ -32,8 +32,9 @@ class Encoder:
 
     With an adaptive profile the library measures every frame and designs its tables (OptS, Zheng, Salamah, Ye, Yang,
     "JPEG compliant compression for DNN vision", ICIP 2023, Algorithms 1 and 2); with a fixed one they are the
-    profile's, with a ladder those of its default level. The files are baseline JFIF, readable by any decoder, and do
-    not depend on the number of threads.
+    profile's, with a ladder those of its default level. The files are baseline JFIF, readable by any decoder, and
+    depend neither on the number of threads nor on the instructions of the processor (``EDGEJPEG_BACKEND`` chooses
+    ``scalar``, ``avx2`` or ``neon``, for tests).
 
     >>> encoder = Encoder("efficientnet_lite0")
     >>> jpeg = encoder.encode(frame)
@@ -126,7 +127,12 @@ class Encoder:
 
     @property
     def statistics(self) -> Statistics | None:
-        """The DCT statistics of the last frame; None with a fixed profile, which needs none, and before a frame."""
+        """The DCT statistics of the last frame; None with a fixed profile, which needs none, and before a frame.
+
+        lam_i is mean |C_i| (OptS eq. 12 as printed), which one pass over the frame gives: what
+        :func:`~edgejpeg.design.statistics.image_statistics` gives with ``center=False``, up to the rounding of the
+        encoder's int16 DCT. The tables are those of :func:`~edgejpeg.design.opts.design_tables` on these statistics.
+        """
         with self._lock:
             arrays = self._open().statistics()
         return None if arrays is None else Statistics(**arrays)

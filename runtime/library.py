@@ -127,6 +127,7 @@ class NativeEncoder:
         options = _Options(SUBSAMPLING_CODES[subsampling], effort, threads)
         self._check(self._library.edgejpeg_encoder_create(byref(options), byref(handle)))
         self._handle = handle
+        self._image, self._data, self._size = _Image(), c_void_p(), c_size_t()
         self._destroy = weakref.finalize(self, self._library.edgejpeg_encoder_destroy, handle)
 
     def close(self) -> None:
@@ -163,12 +164,14 @@ class NativeEncoder:
 
     def encode(self, frame: NDArray[np.uint8], pixel_format: str) -> bytes:
         """(H, W, 3) uint8 whose samples of a pixel are adjacent, or (H, W) for ``"gray"``; any other strides."""
-        height, width = frame.shape[:2]
-        row_stride, pixel_stride = frame.strides[:2]
-        image = _Image(frame.ctypes.data, width, height, row_stride, pixel_stride, FORMAT_CODES[pixel_format])
-        data, size = c_void_p(), c_size_t()
-        self._check(self._library.edgejpeg_encoder_encode(self._handle, byref(image), byref(data), byref(size)))
-        return ctypes.string_at(data, size.value)
+        image = self._image
+        image.pixels, image.format = frame.ctypes.data, FORMAT_CODES[pixel_format]
+        image.height, image.width = frame.shape[:2]
+        image.row_stride, image.pixel_stride = frame.strides[:2]
+        self._check(
+            self._library.edgejpeg_encoder_encode(self._handle, byref(image), byref(self._data), byref(self._size))
+        )
+        return ctypes.string_at(self._data, self._size.value)
 
     def tables(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
         """The last frame's tables, (8, 8) row-major; chroma is zero for a one-component file; None before a frame."""

@@ -243,22 +243,19 @@ void transform(const int8_t* samples, size_t stride, size_t pairs, int16_t* coef
 
 // --- statistics ---
 
+inline void add_to(Vector values, int64_t* sums) { store(sums, _mm256_add_epi64(load(sums), values)); }
+
 // Adds the eight 32-bit lanes, four frequencies for two blocks, to four sums.
 inline void add_lanes(Vector lanes, int64_t* sums) {
-  alignas(16) int32_t values[4];
-  _mm_store_si128(reinterpret_cast<__m128i*>(values),
-                  _mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1)));
-  for (int i = 0; i < 4; ++i) sums[i] += values[i];
+  add_to(_mm256_cvtepi32_epi64(_mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1))), sums);
 }
 
+// The same for 64-bit lanes of frequencies 0 and 2, 1 and 3.
 inline void add_lanes64(Vector even, Vector odd, int64_t* sums) {
-  alignas(32) int64_t values[2][4];
-  store(values[0], even);
-  store(values[1], odd);
-  for (int i = 0; i < 2; ++i) {
-    sums[2 * i] += values[0][i] + values[0][2 + i];
-    sums[2 * i + 1] += values[1][i] + values[1][2 + i];
-  }
+  const Vector first = _mm256_unpacklo_epi64(even, odd);
+  const Vector last = _mm256_unpackhi_epi64(even, odd);
+  add_to(_mm256_add_epi64(_mm256_permute2x128_si256(first, last, 0x20), _mm256_permute2x128_si256(first, last, 0x31)),
+         sums);
 }
 
 // The sums of four frequencies. Sums of up to kMaxSummedPairs values fit 32 bits, those of squares do not.
@@ -339,7 +336,7 @@ inline uint64_t nonzero_mask(Vector low, Vector high) {
 inline void store_block(Vector low, Vector high, int dc, uint8_t wide, Block* block) {
   store(block->levels, low);
   store(block->levels + 32, high);
-  block->zero = 0;
+  block->levels[kBlockSize] = 0;
   block->wide = wide;
   block->dc = static_cast<int16_t>(dc);
   block->mask = nonzero_mask(low, high);
@@ -356,11 +353,12 @@ inline void store_block(Vector low, Vector high, int dc, uint8_t wide, Block* bl
   }
 }
 
-inline bool has_wide_level(const Vector* lines) {
-  const Vector without_dc = _mm256_set_epi16(-1, -1, -1, -1, -1, -1, -1, 0, -1, -1, -1, -1, -1, -1, -1, 0);
-  Vector largest = _mm256_and_si256(_mm256_abs_epi16(lines[0]), without_dc);
-  for (int u = 1; u < 8; ++u) largest = _mm256_max_epi16(largest, _mm256_abs_epi16(lines[u]));
-  return _mm256_movemask_epi8(_mm256_cmpgt_epi16(largest, _mm256_set1_epi16(127))) != 0;
+// `bits`: those of the magnitudes of all lines but the first.
+inline bool has_wide_level(Vector bits, Vector first) {
+  const Vector large = _mm256_set1_epi16(~127);
+  const Vector without_dc =
+      _mm256_set_epi16(~127, ~127, ~127, ~127, ~127, ~127, ~127, 0, ~127, ~127, ~127, ~127, ~127, ~127, ~127, 0);
+  return _mm256_testz_si256(bits, large) == 0 || _mm256_testz_si256(first, without_dc) == 0;
 }
 
 template <bool narrow>
@@ -368,13 +366,21 @@ void quantise_pairs(const int16_t* coefficients, size_t pairs, const Quantiser& 
                     int16_t* levels) {
   for (size_t pair = 0; pair < pairs; ++pair, coefficients += kPairSize, blocks += 2, levels += kPairSize) {
     Vector lines[8];
+    Vector first = _mm256_setzero_si256();
+    Vector bits = _mm256_setzero_si256();
     for (size_t u = 0; u < 8; ++u) {
       const Vector value = load(coefficients + 16 * u);
       const Vector sum = _mm256_add_epi16(_mm256_abs_epi16(value), load_twice(quantiser.correction + 8 * u));
       const Vector scaled = _mm256_mulhi_epu16(sum, load_twice(quantiser.reciprocal + 8 * u));
-      lines[u] = _mm256_sign_epi16(_mm256_mulhi_epu16(scaled, load_twice(quantiser.scale + 8 * u)), value);
+      const Vector magnitude = _mm256_mulhi_epu16(scaled, load_twice(quantiser.scale + 8 * u));
+      if (u == 0) {
+        first = magnitude;
+      } else {
+        bits = _mm256_or_si256(bits, magnitude);
+      }
+      lines[u] = _mm256_sign_epi16(magnitude, value);
     }
-    const bool wide = !narrow && __builtin_expect(has_wide_level(lines), 0);
+    const bool wide = !narrow && __builtin_expect(has_wide_level(bits, first), 0);
     if (wide) store_wide_levels(lines, levels);
     Vector parts[4];
     for (size_t i = 0; i < 4; ++i) parts[i] = _mm256_packs_epi16(lines[2 * i], lines[2 * i + 1]);

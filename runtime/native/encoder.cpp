@@ -134,7 +134,9 @@ size_t Encoder::block_offset(size_t component, size_t line) const {
 // Colour, DCT and statistics of the whole frame.
 void Encoder::measure(const edgejpeg_image& image) {
   for (size_t i = 0; i < threads_; ++i) std::memset(workers_[i].sums, 0, sizeof(workers_[i].sums));
-  pool_.for_each(geometry_.mcu_rows, [&](size_t mcu_row, size_t worker_index) {
+  // From the bottom up: the coefficients that are quantised first are those that were stored last, still in a cache.
+  pool_.for_each(geometry_.mcu_rows, [&](size_t item, size_t worker_index) {
+    const size_t mcu_row = geometry_.mcu_rows - 1 - item;
     Worker& worker = workers_[worker_index];
     convert_mcu_row(image, geometry_, *backend_, mcu_row, &worker.strip);
     for (size_t c = 0; c < geometry_.components; ++c) {

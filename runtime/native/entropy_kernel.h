@@ -20,11 +20,11 @@ inline uint32_t category(int value) {
 }
 
 // 64 for 0.
-inline uint32_t lowest_bit(uint64_t mask) {
+inline size_t lowest_bit(uint64_t mask) {
 #if defined(__BMI__)
-  return static_cast<uint32_t>(__builtin_ia32_tzcnt_u64(mask));
+  return __builtin_ia32_tzcnt_u64(mask);
 #else
-  return mask == 0 ? 64 : static_cast<uint32_t>(__builtin_ctzll(mask));
+  return mask == 0 ? 64 : static_cast<size_t>(__builtin_ctzll(mask));
 #endif
 }
 
@@ -67,16 +67,16 @@ inline bool has_long_run(uint64_t mask) {
   return (covered & (covered + 1)) != 0;
 }
 
-inline int level_at(const Block& block, const int16_t* wide, unsigned k) {
+inline int level_at(const Block& block, const int16_t* wide, size_t k) {
   return block.wide != 0 ? wide[k] : block.levels[k];
 }
 
 [[gnu::noinline]] BitPacker write_ac_slowly(const Block& block, const int16_t* wide, const EntropyCodes& codes,
                                             BitPacker packer) {
-  unsigned previous = 0;
+  size_t previous = 0;
   for (uint64_t mask = block.mask; mask != 0; mask &= mask - 1) {
-    const unsigned k = lowest_bit(mask);
-    unsigned run = k - previous - 1;
+    const size_t k = lowest_bit(mask);
+    size_t run = k - previous - 1;
     previous = k;
     for (; run >= 16; run -= 16) {
       packer.put(codes.ac_code[kSixteenZeros]);
@@ -102,10 +102,10 @@ inline int level_at(const Block& block, const int16_t* wide, unsigned k) {
     packer.flush();
     packer = write_ac_slowly(block, wide, codes, packer);
   } else if (mask != 0) {
-    uint32_t previous = 0;
-    // Behind the last level this finds Block::zero, whose word is 0.
+    size_t previous = 0;
+    // Behind the last level this finds levels[64], which is 0, and its word is 0.
     const auto put_next = [&] {
-      const uint32_t k = lowest_bit(mask);
+      const size_t k = lowest_bit(mask);
       mask &= mask - 1;
       packer.put(codes.ac[ac_row(k - previous) | static_cast<uint8_t>(block.levels[k])]);
       previous = k;
@@ -113,9 +113,6 @@ inline int level_at(const Block& block, const int16_t* wide, unsigned k) {
     put_next();
     packer.flush();
     while (mask != 0) {
-      put_next();
-      put_next();
-      packer.flush();
       put_next();
       put_next();
       packer.flush();
@@ -136,10 +133,10 @@ inline BitPacker write_dummy(const EntropyCodes& codes, BitPacker packer) {
 inline void count_block(const Block& block, const int16_t* wide, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac) {
   ++dc->count[category(block.dc - *previous_dc)];
   *previous_dc = block.dc;
-  unsigned previous = 0;
+  size_t previous = 0;
   for (uint64_t mask = block.mask; mask != 0; mask &= mask - 1) {
-    const unsigned k = lowest_bit(mask);
-    unsigned run = k - previous - 1;
+    const size_t k = lowest_bit(mask);
+    size_t run = k - previous - 1;
     previous = k;
     for (; run >= 16; run -= 16) ++ac->count[kSixteenZeros];
     ++ac->count[run << 4 | category(level_at(block, wide, k))];
@@ -190,9 +187,8 @@ size_t write_row(const McuRow& row, int* previous_dc, const EntropyCodes* const 
   const EntropyCodes* const slots[3] = {codes[0], codes[1], codes[1]};
   walk_any_row(
       row,
-      [&](size_t c, const Block& block, const int16_t* wide) {
-        packer = write_block(block, wide, previous_dc + c, *slots[c], packer);
-      },
+      [&](size_t c, const Block& block, const int16_t* wide)
+          __attribute__((always_inline)) { packer = write_block(block, wide, previous_dc + c, *slots[c], packer); },
       [&](size_t c) { packer = write_dummy(*slots[c], packer); });
   const size_t bits = static_cast<size_t>(packer.out - out) * 8 + packer.waiting;
   // The last byte, filled with zeros, and what append() reads behind it.
@@ -222,7 +218,7 @@ inline void store_levels(const int16_t* levels, Block* block, int16_t* wide) {
     block->levels[k] = static_cast<int8_t>(levels[k]);
   }
   block->levels[0] = 0;
-  block->zero = 0;
+  block->levels[kBlockSize] = 0;
   block->wide = is_wide ? 1 : 0;
   block->dc = levels[0];
   block->mask = mask;

@@ -35,7 +35,7 @@ struct EntropyCodes {
 };
 
 // `distance`: from one level to the next, 1..16. A larger one is legal where the level is 0.
-constexpr uint32_t ac_row(uint32_t distance) { return distance << 8 & 0xF00; }
+constexpr size_t ac_row(size_t distance) { return distance << 8 & 0xF00; }
 
 constexpr uint8_t kEndOfBlock = 0x00;
 constexpr uint8_t kSixteenZeros = 0xF0;

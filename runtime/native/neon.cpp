@@ -280,7 +280,7 @@ void quantise(const int16_t* coefficients, size_t pairs, const Quantiser& quanti
       zigzag[i] = vqtbl4q_s8(packed, order[i]);
       vst1q_s8(out->levels + 16 * i, zigzag[i]);
     }
-    out->zero = 0;
+    out->levels[kBlockSize] = 0;
     out->wide = wide ? 1 : 0;
     out->dc = vgetq_lane_s16(lines[0], 0);
     out->mask = nonzero_mask(zigzag);

@@ -20,9 +20,8 @@ constexpr size_t transpose_index(size_t index) { return index % 8 * 8 + index / 
 
 // The levels of one block, as the entropy coder takes them.
 struct Block {
-  int8_t levels[kBlockSize];  // zigzag; [0] has no meaning
-  int8_t zero;                // what a look-up behind the last level finds
-  uint8_t wide;               // an AC level is outside -127..127: the levels are elsewhere, as int16
+  int8_t levels[kBlockSize + 1];  // zigzag; [0] has no meaning, the last one is 0
+  uint8_t wide;                   // an AC level is outside -127..127: the levels are elsewhere, as int16
   int16_t dc;
   uint64_t mask;  // bit k: the level at zigzag position k >= 1 is not 0
 };

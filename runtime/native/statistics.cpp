@@ -1,7 +1,6 @@
 #include "statistics.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "dct.h"
 
@@ -16,23 +15,23 @@ void Sums::add(const Sums& other) {
 }
 
 void finish_statistics(const Sums& sums, size_t blocks, size_t c, edgejpeg_statistics* statistics) {
-  const double count = static_cast<double>(blocks);
+  const double share = 1 / static_cast<double>(blocks);
   statistics->blocks[c] = static_cast<int64_t>(blocks);
   for (int u = 0; u < 8; ++u) {
-    const double scale = dct_scale(u);
+    const double unit = 1 / dct_scale(u);
     for (int v = 0; v < 8; ++v) {
       const int transposed = 8 * u + v;
       const int raster = 8 * v + u;
-      const double mean = static_cast<double>(sums.value[transposed]) / count;
-      // Around the nearest integer to the mean the sum of squares is exact, and little is left to subtract.
-      const int64_t centre = std::llround(mean);
+      const double mean = static_cast<double>(sums.value[transposed]) * share;
+      // Around an integer near the mean the sum of squares is exact, and little is left to subtract.
+      const auto centre = static_cast<int64_t>(mean);
       const int64_t square = sums.square[transposed] - 2 * centre * sums.value[transposed] +
                              static_cast<int64_t>(blocks) * centre * centre;
       const double rest = mean - static_cast<double>(centre);
-      const double variance = std::max(static_cast<double>(square) / count - rest * rest, 0.0);
-      statistics->mean[c][raster] = mean / scale;
-      statistics->variance[c][raster] = variance / (scale * scale);
-      statistics->laplace_scale[c][raster] = static_cast<double>(sums.magnitude[transposed]) / count / scale;
+      const double variance = std::max(static_cast<double>(square) * share - rest * rest, 0.0);
+      statistics->mean[c][raster] = mean * unit;
+      statistics->variance[c][raster] = variance * unit * unit;
+      statistics->laplace_scale[c][raster] = static_cast<double>(sums.magnitude[transposed]) * share * unit;
     }
   }
 }
