@@ -254,15 +254,14 @@ void quantise_exactly(const int8_t* samples, size_t stride, size_t columns, cons
   for (size_t column = 0; column < columns; ++column) {
     double coefficients[kBlockSize];
     forward_dct_exactly(samples + 8 * column, stride, coefficients);
-    int16_t raster[kBlockSize];
+    int32_t raster[kBlockSize];
     for (size_t i = 0; i < kBlockSize; ++i) {
-      const double magnitude = coefficients[i] < 0 ? -coefficients[i] : coefficients[i];
-      // The conversion truncates, which is the floor of what is not negative.
-      const int level = static_cast<int>(magnitude / steps[i] + 0.5);
-      raster[i] = static_cast<int16_t>(coefficients[i] < 0 ? -level : level);
+      const double rounded = __builtin_fabs(coefficients[i]) / steps[i] + 0.5;
+      // The conversion truncates, which is the floor of what is not negative; without a branch it is vectorised.
+      raster[i] = static_cast<int32_t>(__builtin_copysign(rounded, coefficients[i]));
     }
     int16_t zigzag[kBlockSize];
-    for (size_t k = 0; k < kBlockSize; ++k) zigzag[k] = raster[kZigzag[k]];
+    for (size_t k = 0; k < kBlockSize; ++k) zigzag[k] = static_cast<int16_t>(raster[kZigzag[k]]);
     store_levels(zigzag, blocks + column, levels + column * kBlockSize);
   }
 }
