@@ -122,7 +122,9 @@ def test_the_best_back_end_is_the_default(monkeypatch):
 @pytest.mark.parametrize("name", ["AVX2", "sse2", "scalar ", "x" * 300])
 def test_unknown_back_ends(name, monkeypatch):
     monkeypatch.setenv(VARIABLE, name)
-    with pytest.raises(InvalidInputError, match=f'EDGEJPEG_BACKEND is "{name[:32]}"; it is scalar, or avx2 or neon'):
+    with pytest.raises(
+        InvalidInputError, match=f'EDGEJPEG_BACKEND is "{name[:32]}"; it is scalar, reference, avx2 or neon'
+    ):
         Encoder("efficientnet_lite0")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgejpeg.design.opts import design_gray_table, design_tables
-from edgejpeg.design.statistics import Statistics, image_statistics
+from edgejpeg.design.statistics import Statistics, block_statistics, image_statistics
 from edgejpeg.jpeg import huffman, reference
 from edgejpeg.jpeg.markers import parse_jpeg
 from edgejpeg.jpeg.tables import QuantTable, ijg_tables
@@ -339,3 +339,34 @@ def test_gray_with_an_adaptive_profile(photo):
         tally = Tally()
         tally.add(data, shown, [table], "gray")
         assert tally.fraction <= MOST
+
+
+# --- the reference back end: float64 throughout ---
+
+
+@pytest.mark.parametrize("subsampling", ["444", "422", "420", "gray"])
+@pytest.mark.parametrize("water_level", [0.002, 0.05, 0.9])
+def test_the_reference_back_end_equals_the_python_reference(subsampling, water_level, photo, rng, monkeypatch):
+    monkeypatch.setenv("EDGEJPEG_BACKEND", "reference")
+    profile = adaptive(subsampling=subsampling, water_level=water_level, chroma_water_level=3 * water_level, effort=1)
+    encoder = Encoder(profile, color="rgb", threads=2)
+    for frame in (photo(130, 175), photo(16, 9), rng.integers(0, 256, (50, 40, 3), dtype=np.uint8)):
+        data = encoder.encode(frame)
+        expected = block_statistics(reference.component_blocks(frame, subsampling), center=False)
+        for name in ("mean", "variance", "laplace_scale", "blocks"):
+            np.testing.assert_array_equal(getattr(encoder.statistics, name), getattr(expected, name), err_msg=name)
+        if subsampling == "gray":
+            tables = (design_gray_table(profile.sensitivity, expected, water_level, profile.q_max), None)
+        else:
+            tables = design_tables(profile.sensitivity, expected, water_level, profile.q_max, 3 * water_level)
+        assert encoder.tables == tables
+        assert data == reference.encode_reference(frame, [t for t in tables if t is not None], subsampling, effort=1)
+
+
+@pytest.mark.parametrize("effort", [0, 1])
+def test_the_reference_back_end_with_any_tables(effort, photo, rng, monkeypatch):
+    monkeypatch.setenv("EDGEJPEG_BACKEND", "reference")
+    for quality in (1, 30, 75, 90):
+        for frame in (photo(97, 131), rng.integers(0, 256, (33, 18, 3), dtype=np.uint8)):
+            ours = encode_jpeg(frame, quality=quality, subsampling="420", effort=effort, threads=3)
+            assert ours == reference.encode_reference(frame, ijg_tables(quality), "420", effort=effort)

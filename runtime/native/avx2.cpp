@@ -461,8 +461,8 @@ void convert_any_420(const uint8_t* const pixels[2], bool bgr, size_t count, int
 
 }  // namespace
 
-const Backend kAvx2Backend = {"avx2",           convert_any_luma, convert_any_444, convert_any_422,
-                              convert_any_420,  transform,        accumulate,      quantise,
-                              quantise_exactly, count_row,        write_row,       append};
+const Backend kAvx2Backend = {"avx2",    convert_any_luma, convert_any_444, convert_any_422,  convert_any_420,
+                              transform, accumulate,       quantise,        quantise_exactly, count_row,
+                              write_row, append,           nullptr};
 
 }  // namespace edgejpeg

@@ -36,6 +36,7 @@ const Backend* choose_backend(const char* name) {
 #if defined(__aarch64__)
   if ((any || std::strcmp(name, kNeonBackend.name) == 0) && has_neon()) return &kNeonBackend;
 #endif
+  if (!any && std::strcmp(name, kReferenceBackend.name) == 0) return &kReferenceBackend;
   return any || std::strcmp(name, kScalarBackend.name) == 0 ? &kScalarBackend : nullptr;
 }
 

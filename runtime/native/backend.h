@@ -80,11 +80,16 @@ struct Backend {
   // Appends `bytes` bytes to the file, moved `shift` (0..7) bits down, the gap filled from in[-1], with a zero stuffed
   // behind every 0xFF. Returns the end. Reads and writes up to kBitSlack bytes behind the end.
   uint8_t* (*append)(const uint8_t* in, size_t bytes, unsigned shift, uint8_t* out);
+
+  // The float64 DCT of one block, row-major, or nullptr. A back end that has it works in float64 throughout, in the
+  // order of the Python reference, and gives its tables and bytes exactly; it is slow.
+  void (*transform_exactly)(const int8_t* samples, size_t stride, double* coefficients);
 };
 
 constexpr size_t kMaxSummedPairs = 256;
 
 extern const Backend kScalarBackend;
+extern const Backend kReferenceBackend;
 #if defined(__x86_64__)
 extern const Backend kAvx2Backend;
 #endif

@@ -1,6 +1,7 @@
 #include "encoder.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <new>
 
@@ -74,10 +75,15 @@ bool Encoder::encode(const edgejpeg_image& image) {
   if (mode_ == Mode::kFixed) {
     std::memcpy(used_, fixed_, slots * kBlockSize);
   } else {
-    measure(image);
+    if (backend_->transform_exactly != nullptr) {
+      measure_exactly(image);
+    } else {
+      measure(image);
+    }
     design_tables();
   }
-  exact_ = expected_differences(geometry_, used_[0], used_[1]) > kMaxDifferences;
+  exact_ =
+      backend_->transform_exactly != nullptr || expected_differences(geometry_, used_[0], used_[1]) > kMaxDifferences;
   for (size_t slot = 0; slot < slots && !exact_; ++slot) quantiser_[slot] = make_quantiser(used_[slot]);
   choose_huffman_tables(image);
   const Header header = {&geometry_,           comment_.data(),    comment_size_,
@@ -166,6 +172,50 @@ void Encoder::measure(const edgejpeg_image& image) {
     Sums total = {};
     for (size_t i = 0; i < threads_; ++i) total.add(workers_[i].sums[c]);
     finish_statistics(total, geometry_.component[c].blocks(), c, &statistics_);
+  }
+}
+
+void Encoder::measure_exactly(const edgejpeg_image& image) {
+  statistics_ = {};
+  statistics_.components = static_cast<int32_t>(geometry_.components);
+  for (const bool around_mean : {false, true}) {
+    for (size_t mcu_row = 0; mcu_row < geometry_.mcu_rows; ++mcu_row) {
+      convert_mcu_row(image, geometry_, *backend_, mcu_row, &workers_->strip);
+      for (size_t c = 0; c < geometry_.components; ++c) sum_exactly(mcu_row, c, around_mean);
+    }
+    for (size_t c = 0; c < geometry_.components; ++c) {
+      const size_t blocks = geometry_.component[c].blocks();
+      statistics_.blocks[c] = static_cast<int64_t>(blocks);
+      for (size_t i = 0; i < kBlockSize; ++i) {
+        if (around_mean) {
+          statistics_.variance[c][i] /= static_cast<double>(blocks);
+        } else {
+          statistics_.mean[c][i] /= static_cast<double>(blocks);
+          statistics_.laplace_scale[c][i] /= static_cast<double>(blocks);
+        }
+      }
+    }
+  }
+}
+
+void Encoder::sum_exactly(size_t mcu_row, size_t c, bool around_mean) {
+  const Component& component = geometry_.component[c];
+  const size_t stride = Strip::stride(geometry_, c);
+  for (size_t line = 0; line < component.vertical && mcu_row * component.vertical + line < component.rows; ++line) {
+    const int8_t* samples = workers_->strip.samples[c].data() + 8 * line * stride;
+    for (size_t column = 0; column < component.columns; ++column, samples += 8) {
+      double coefficients[kBlockSize];
+      backend_->transform_exactly(samples, stride, coefficients);
+      for (size_t i = 0; i < kBlockSize; ++i) {
+        if (around_mean) {
+          const double difference = coefficients[i] - statistics_.mean[c][i];
+          statistics_.variance[c][i] += difference * difference;
+        } else {
+          statistics_.mean[c][i] += coefficients[i];
+          statistics_.laplace_scale[c][i] += std::fabs(coefficients[i]);
+        }
+      }
+    }
   }
 }
 

@@ -77,6 +77,9 @@ class Encoder {
   size_t pairs(size_t component) const { return divide_up(geometry_.component[component].columns, 2); }
 
   void measure(const edgejpeg_image& image);
+  // The same in float64, for the reference back end: in one thread, two walks over the frame.
+  void measure_exactly(const edgejpeg_image& image);
+  void sum_exactly(size_t mcu_row, size_t component, bool around_mean);
   void design_tables();
   void fill_row(const edgejpeg_image& image, size_t mcu_row, Row* row, Worker* worker) const;
   McuRow view(size_t mcu_row, const Row& row) const;
@@ -100,7 +103,7 @@ class Encoder {
   edgejpeg_statistics statistics_ = {};
   uint8_t used_[2][kBlockSize] = {};
   Quantiser quantiser_[2] = {};
-  bool exact_ = false;  // the tables are too fine for the int16 DCT
+  bool exact_ = false;  // the tables are too fine for the int16 DCT, or the back end is the reference
   HuffmanTable dc_[2] = {};
   HuffmanTable ac_[2] = {};
   EntropyCodes standard_codes_[2];

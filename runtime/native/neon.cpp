@@ -315,7 +315,7 @@ uint8_t* append(const uint8_t* in, size_t bytes, unsigned shift, uint8_t* out) {
 
 }  // namespace
 
-const Backend kNeonBackend = {"neon",     convert_luma, convert_444,      convert_422, convert_420, transform,
-                              accumulate, quantise,     quantise_exactly, count_row,   write_row,   append};
+const Backend kNeonBackend = {"neon",   convert_luma,     convert_444, convert_422, convert_420, transform, accumulate,
+                              quantise, quantise_exactly, count_row,   write_row,   append,      nullptr};
 
 }  // namespace edgejpeg

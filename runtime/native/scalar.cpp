@@ -165,7 +165,12 @@ uint8_t* append(const uint8_t* in, size_t bytes, unsigned shift, uint8_t* out) {
 
 }  // namespace
 
-const Backend kScalarBackend = {"scalar",   convert_luma, convert_444,      convert_422, convert_420, transform,
-                                accumulate, quantise,     quantise_exactly, count_row,   write_row,   append};
+const Backend kScalarBackend = {"scalar",  convert_luma, convert_444, convert_422,      convert_420,
+                                transform, accumulate,   quantise,    quantise_exactly, count_row,
+                                write_row, append,       nullptr};
+
+const Backend kReferenceBackend = {"reference", convert_luma, convert_444,        convert_422,      convert_420,
+                                   transform,   accumulate,   quantise,           quantise_exactly, count_row,
+                                   write_row,   append,       forward_dct_exactly};
 
 }  // namespace edgejpeg
