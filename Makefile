@@ -36,7 +36,7 @@ test: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror runtime/native/*.cpp runtime/native/*.h
+	$(BIN)/clang-format --dry-run -Werror runtime/native/*.cpp runtime/native/*.h runtime/native/fuzz/*.cpp runtime/native/fuzz/*.h
 	rm -rf build/typed && mkdir -p build/typed
 	$(PIP) install -q --no-build-isolation --no-deps --target build/typed .
 	cd build/typed && MYPYPATH=. $(abspath $(BIN))/mypy --config-file $(abspath pyproject.toml) -p edgejpeg
@@ -44,7 +44,7 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i runtime/native/*.cpp runtime/native/*.h
+	$(BIN)/clang-format -i runtime/native/*.cpp runtime/native/*.h runtime/native/fuzz/*.cpp runtime/native/fuzz/*.h
 
 clean:
 	rm -rf build demo-out $(VENV)
