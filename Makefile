@@ -8,6 +8,7 @@ DEMO_ARGS ?=
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
+CXX_FILES = $(wildcard $(foreach folder,. testing fuzz,runtime/native/$(folder)/*.cpp runtime/native/$(folder)/*.h))
 NATIVE = $(wildcard runtime/native/*.cpp runtime/native/*.h) runtime/native/CMakeLists.txt
 
 .PHONY: install demo test lint format clean
@@ -36,7 +37,7 @@ test: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror runtime/native/*.cpp runtime/native/*.h runtime/native/testing/*.cpp
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 	rm -rf build/typed && mkdir -p build/typed
 	$(PIP) install -q --no-build-isolation --no-deps --target build/typed .
 	cd build/typed && MYPYPATH=. $(abspath $(BIN))/mypy --config-file $(abspath pyproject.toml) -p edgejpeg
@@ -44,7 +45,7 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i runtime/native/*.cpp runtime/native/*.h runtime/native/testing/*.cpp
+	$(BIN)/clang-format -i $(CXX_FILES)
 
 clean:
 	rm -rf build demo-out $(VENV)

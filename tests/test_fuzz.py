@@ -1,0 +1,91 @@
+"""The fuzzers, for a bounded number of inputs: the encoder's C interface under sanitizers, the parser, the loader."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FUZZ = Path(__file__).resolve().parent / "fuzz"
+KNOWN = sorted(path for path in (FUZZ / "known").rglob("*") if path.is_file())
+SANITIZE = "-fsanitize=address,undefined,float-cast-overflow"
+NATIVE_RUNS = 800
+
+
+def _run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def encode_fuzzer(repository, tmp_path_factory) -> Path:
+    compiler = os.environ.get("CXX") or shutil.which("c++")
+    beside = Path(sys.executable).parent
+    cmake = shutil.which("cmake", path=f"{beside}{os.pathsep}{os.environ['PATH']}")
+    if compiler is None or cmake is None:
+        pytest.skip("no C++ compiler, or no CMake, to build the fuzzer with")
+    build = tmp_path_factory.mktemp("fuzz")
+    (build / "probe.cpp").write_text("int main() { return 0; }\n")
+    probe = _run([compiler, SANITIZE, "probe.cpp", "-o", "probe"], build)
+    if probe.returncode != 0 or _run([str(build / "probe")], build).returncode != 0:
+        pytest.skip("the C++ compiler has no address and undefined behaviour sanitizer")
+    configure = ["-S", str(repository / "runtime" / "native"), "-B", str(build), "-DEDGEJPEG_FUZZ=ON"]
+    for step in ([cmake, *configure, "-DCMAKE_BUILD_TYPE=Release"], [cmake, "--build", str(build), "--parallel", "2"]):
+        done = _run(step, build)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return build / "fuzz" / "encode_fuzzer"
+
+
+@pytest.mark.slow
+def test_encoder_keeps_its_promises(encode_fuzzer, tmp_path):
+    corpus = str(FUZZ / "corpus" / "encode")
+    done = _run([str(encode_fuzzer), f"-runs={NATIVE_RUNS}", "-seed=20261122", corpus], tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(re.search(r"Done (\d+) runs", done.stdout + done.stderr).group(1)) >= NATIVE_RUNS
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("fuzzer", "runs"), [("fuzz_markers", 20000), ("fuzz_profile", 3000)])
+def test_nothing_but_the_one_error_leaves(fuzzer, runs, tmp_path):
+    options = ["--engine", "mutation", "--runs", str(runs), "--seed", "20261122"]
+    done = _run([sys.executable, str(FUZZ / f"{fuzzer}.py"), *options], tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"Done {runs} runs" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=f"{path.parent.name}-{path.stem}") for path in KNOWN])
+@pytest.mark.xfail(strict=True, reason="known and open; once it is mended, move the file to tests/fuzz/corpus")
+def test_known_defect(path, tmp_path):
+    done = _run([sys.executable, str(FUZZ / f"fuzz_{path.parent.name}.py"), str(path)], tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_input_that_fails_is_kept_and_named(tmp_path):
+    (tmp_path / "broken.py").write_text(
+        f"""
+import sys
+sys.path.insert(0, {str(FUZZ)!r})
+import harness
+def one_input(data):
+    assert not data.startswith(b"\\x00"), "a zero"
+sys.exit(harness.main(lambda: one_input, "markers", [b"\\x00"]))
+"""
+    )
+    done = _run([sys.executable, "broken.py", "--engine", "mutation", "--runs", "3000"], tmp_path)
+    assert done.returncode == 1
+    kept = list(tmp_path.glob("crash-*"))
+    assert kept and all(path.read_bytes().startswith(b"\x00") and path.name in done.stderr for path in kept)
+    again = _run([sys.executable, "broken.py", str(kept[0]), "--keep", str(tmp_path)], tmp_path)
+    assert again.returncode == 1
+    assert "a zero" in again.stderr
+
+
+def test_seeds_are_small():
+    files = [path for path in (FUZZ / "corpus").rglob("*") if path.is_file()]
+    assert {path.parent.name for path in files} == {"encode", "markers", "profile"}
+    assert sum(path.stat().st_size for path in files) < 100_000
