@@ -75,12 +75,26 @@ class Level:
         return document
 
 
+def _check_integers(document: Mapping[str, Any]) -> None:
+    """TOML's integers have 64 bits; Python's go on, past what a float holds and what can be printed."""
+    waiting: list[tuple[str, Any]] = [("", document)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += [(f"{key}.{name}" if key else str(name), entry) for name, entry in value.items()]
+        elif isinstance(value, list):
+            waiting += [(f"{key}[{index}]", entry) for index, entry in enumerate(value)]
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ProfileError(f'key "{key}" is an integer of {value.bit_length()} bits; TOML has 64')
+
+
 def read_fields(document: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a profile from its document.
 
     Raises:
         ProfileError: an unknown format or version, an unknown key, or a value that is not allowed; it names the key.
     """
+    _check_integers(document)
     if document.get("format") != FORMAT:
         raise ProfileError(f'key "format" is {document.get("format")!r}; an edgejpeg profile has {FORMAT!r}')
     if document.get("version") != VERSION or isinstance(document["version"], bool):

@@ -325,6 +325,8 @@ def _read(path: Path) -> Profile:
         raise ProfileError(f"cannot read profile {path}: {reason}") from error
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise ProfileError(f"{path}: not a profile: its arrays or tables are nested too deeply") from None
+    except ValueError as error:  # TOMLDecodeError is one, an integer of thousands of digits raises another
         raise ProfileError(f"{path}: not a TOML file: {error}") from error
     return profile_from_document(document, str(path))

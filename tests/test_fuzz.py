@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 FUZZ = Path(__file__).resolve().parent / "fuzz"
-KNOWN = sorted(path for path in (FUZZ / "known").rglob("*") if path.is_file())
 SANITIZE = "-fsanitize=address,undefined,float-cast-overflow"
 NATIVE_RUNS = 800
 
@@ -56,13 +55,6 @@ def test_nothing_but_the_one_error_leaves(fuzzer, runs, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"Done {runs} runs" in done.stdout
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("path", [pytest.param(path, id=f"{path.parent.name}-{path.stem}") for path in KNOWN])
-@pytest.mark.xfail(strict=True, reason="known and open; once it is mended, move the file to tests/fuzz/corpus")
-def test_known_defect(path, tmp_path):
-    done = _run([sys.executable, str(FUZZ / f"fuzz_{path.parent.name}.py"), str(path)], tmp_path)
-    assert done.returncode == 0, done.stderr
 
 
 def test_an_input_that_fails_is_kept_and_named(tmp_path):
