@@ -21,17 +21,25 @@ def _run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def encode_fuzzer(repository, tmp_path_factory) -> Path:
-    compiler = os.environ.get("CXX") or shutil.which("c++")
+def compiler(tmp_path_factory) -> str:
+    found = os.environ.get("CXX") or shutil.which("c++")
+    if found is None:
+        pytest.skip("no C++ compiler to build the fuzzer with")
+    folder = tmp_path_factory.mktemp("probe")
+    (folder / "probe.cpp").write_text("int main() { return 0; }\n")
+    probe = _run([found, SANITIZE, "probe.cpp", "-o", "probe"], folder)
+    if probe.returncode != 0 or _run([str(folder / "probe")], folder).returncode != 0:
+        pytest.skip("the C++ compiler has no address and undefined behaviour sanitizer")
+    return found
+
+
+@pytest.fixture(scope="module")
+def encode_fuzzer(compiler, repository, tmp_path_factory) -> Path:
     beside = Path(sys.executable).parent
     cmake = shutil.which("cmake", path=f"{beside}{os.pathsep}{os.environ['PATH']}")
-    if compiler is None or cmake is None:
-        pytest.skip("no C++ compiler, or no CMake, to build the fuzzer with")
+    if cmake is None:
+        pytest.skip("no CMake to build the fuzzer with")
     build = tmp_path_factory.mktemp("fuzz")
-    (build / "probe.cpp").write_text("int main() { return 0; }\n")
-    probe = _run([compiler, SANITIZE, "probe.cpp", "-o", "probe"], build)
-    if probe.returncode != 0 or _run([str(build / "probe")], build).returncode != 0:
-        pytest.skip("the C++ compiler has no address and undefined behaviour sanitizer")
     configure = ["-S", str(repository / "runtime" / "native"), "-B", str(build), "-DEDGEJPEG_FUZZ=ON"]
     for step in ([cmake, *configure, "-DCMAKE_BUILD_TYPE=Release"], [cmake, "--build", str(build), "--parallel", "2"]):
         done = _run(step, build)
@@ -55,6 +63,58 @@ def test_nothing_but_the_one_error_leaves(fuzzer, runs, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"Done {runs} runs" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+# A target with each kind of end that the driver must see: a check of its own, a bad access, undefined behaviour.
+BROKEN = """
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  volatile int most = 0x7FFFFFFF;
+  volatile uint8_t sink = 0;
+  if (size == 1 && data[0] == 'a') std::abort();
+  if (size == 1 && data[0] == 'b') sink = data[size];
+  if (size == 1 && data[0] == 'c') most = most + 1;
+  return sink & 0;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def broken_fuzzer(compiler, repository, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("broken")
+    (folder / "broken.cpp").write_text(BROKEN)
+    driver = str(repository / "runtime" / "native" / "fuzz" / "standalone_main.cpp")
+    options = ["-std=c++17", "-O1", SANITIZE, "-fno-sanitize-recover=all", "-o", "broken"]
+    done = _run([compiler, *options, "broken.cpp", driver], folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "broken"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("letter", ["a", "b", "c"])
+def test_native_driver_keeps_the_input_that_ends_it(letter, broken_fuzzer, tmp_path):
+    for name in (letter, "x"):
+        (tmp_path / f"seed-{name}").write_text(name)
+    seeds = [str(path) for path in sorted(tmp_path.glob("seed-*"))]
+    prefix = f"-artifact_prefix={tmp_path}/"
+    done = _run([str(broken_fuzzer), prefix, *seeds], tmp_path)
+    assert done.returncode != 0
+    (kept,) = tmp_path.glob("crash-*")
+    assert kept.read_text() == letter
+    assert kept.name in done.stderr
+    # Without it, and with mutations of a seed, which are the same for the same seed.
+    assert _run([str(broken_fuzzer), seeds[1]], tmp_path).stdout.startswith("Done 1 runs")
+    options = [prefix, "-runs=100000", "-seed=4", "-max_len=1"]
+    found = []
+    for _ in range(2):
+        kept.unlink()
+        assert _run([str(broken_fuzzer), *options, seeds[1]], tmp_path).returncode != 0
+        (kept,) = tmp_path.glob("crash-*")
+        found.append((kept.name, kept.read_bytes()))
+    assert found[0] == found[1]
+    assert found[0][1] in (b"a", b"b", b"c")
 
 
 def test_an_input_that_fails_is_kept_and_named(tmp_path):

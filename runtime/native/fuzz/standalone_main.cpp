@@ -28,6 +28,10 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
 
+// Undefined behaviour ends in SIGABRT too: its sanitizer is a library of its own and knows no death callback of ours.
+extern "C" const char* __ubsan_default_options();
+extern "C" const char* __ubsan_default_options() { return "abort_on_error=1:print_stacktrace=1"; }
+
 namespace {
 
 using Input = std::vector<uint8_t>;
