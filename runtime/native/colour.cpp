@@ -20,8 +20,9 @@ const uint8_t* packed_row(const edgejpeg_image& image, size_t y, Buffer<uint8_t>
   const uint8_t* in = row_of(image, y);
   if (image.pixel_stride == static_cast<ptrdiff_t>(kPixelBytes)) return in;
   uint8_t* out = copy->data();
-  for (int32_t x = 0; x < image.width; ++x, in += image.pixel_stride, out += kPixelBytes) {
-    for (size_t channel = 0; channel < kPixelBytes; ++channel) out[channel] = in[channel];
+  for (ptrdiff_t x = 0; x < image.width; ++x, out += kPixelBytes) {
+    // No step behind the last pixel: with a stride that no pixel needs the pointer would wrap around.
+    std::memcpy(out, in + x * image.pixel_stride, kPixelBytes);
   }
   return copy->data();
 }
@@ -39,7 +40,9 @@ void convert_gray_row(const edgejpeg_image& image, size_t y, size_t padded, int8
   if (image.pixel_stride == 1) {
     for (size_t x = 0; x < width; ++x) out[x] = static_cast<int8_t>(in[x] - 128);
   } else {
-    for (size_t x = 0; x < width; ++x, in += image.pixel_stride) out[x] = static_cast<int8_t>(*in - 128);
+    for (size_t x = 0; x < width; ++x) {
+      out[x] = static_cast<int8_t>(in[static_cast<ptrdiff_t>(x) * image.pixel_stride] - 128);
+    }
   }
   std::fill(out + width, out + padded, out[width - 1]);
 }

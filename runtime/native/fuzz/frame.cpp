@@ -43,8 +43,8 @@ void read_format(Reader* reader, edgejpeg_image* image) {
                                       : static_cast<int32_t>(reader->choice(EDGEJPEG_LUMA + 1));
 }
 
-// A stride that no sample needs: anything, up to what cannot wrap a pointer around.
-ptrdiff_t idle_stride(Reader* reader) { return reader->any<int64_t>() >> 20; }
+// A stride that no sample needs: anything.
+ptrdiff_t idle_stride(Reader* reader) { return reader->any<int64_t>(); }
 
 // Strides of packed, padded, mirrored, repeated and overlapping samples.
 void read_strides(Reader* reader, ptrdiff_t channels, edgejpeg_image* image) {
