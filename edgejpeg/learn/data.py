@@ -169,11 +169,30 @@ def read_image(
     """
     image_module = require("PIL.Image", extra="train", purpose="reading images")
     filters = {"bilinear": image_module.Resampling.BILINEAR, "bicubic": image_module.Resampling.BICUBIC}
+    image = open_rgb(file)
+    height, width = size
+    scaled = _scaled_size(image.width, image.height, width, height, resize)
+    if scaled[0] * scaled[1] > _MAX_PIXELS:
+        raise DataError(f"cannot read {str(file)!r}: {image.width} x {image.height} pixels are too narrow to resize")
+    if scaled != image.size:
+        image = image.resize(scaled, filters[interpolation])
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    cropped = np.asarray(image.crop((left, top, left + width, top + height)), dtype=np.uint8)
+    return np.ascontiguousarray(cropped.transpose(2, 0, 1))
+
+
+def open_rgb(file: Path) -> Any:
+    """Decode a file into a Pillow image of mode RGB.
+
+    Raises:
+        DataError: the file is missing, is no image, is truncated, or has more than eight bits a sample.
+    """
+    image_module = require("PIL.Image", extra="train", purpose="reading images")
     try:
         with image_module.open(file) as opened:
             if opened.mode.startswith(("I", "F")):
                 raise DataError(f"cannot read {str(file)!r}: samples of mode {opened.mode}; 8-bit images are allowed")
-            image = opened.convert("RGB")
+            return opened.convert("RGB")
     except FileNotFoundError as error:
         raise DataError(f"cannot read {str(file)!r}: no such file") from error
     except DataError:
@@ -187,15 +206,6 @@ def read_image(
         image_module.DecompressionBombError,
     ) as error:  # what Pillow raises for damaged files
         raise DataError(f"cannot read {str(file)!r}: {error}") from error
-    height, width = size
-    scaled = _scaled_size(image.width, image.height, width, height, resize)
-    if scaled[0] * scaled[1] > _MAX_PIXELS:
-        raise DataError(f"cannot read {str(file)!r}: {image.width} x {image.height} pixels are too narrow to resize")
-    if scaled != image.size:
-        image = image.resize(scaled, filters[interpolation])
-    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-    cropped = np.asarray(image.crop((left, top, left + width, top + height)), dtype=np.uint8)
-    return np.ascontiguousarray(cropped.transpose(2, 0, 1))
 
 
 def _scaled_size(width: int, height: int, crop_width: int, crop_height: int, resize: int | None) -> tuple[int, int]:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from edgejpeg.errors import DataError, InvalidInputError, ModelError
 from edgejpeg.learn.checkpoint import Checkpoint
 from edgejpeg.learn.data import Batch
 from edgejpeg.learn.distributed import World
+from edgejpeg.learn.runs import weights_digest
 from edgejpeg.learn.transform import chroma_factors, coefficients_from_rgb, rgb_from_coefficients
 
 LABELS = ("true", "self", "fisher")
@@ -216,7 +216,7 @@ class _Run:
         """What two runs must have in common for their sums to be added."""
         return {
             "model": type(self.model).__qualname__,
-            "weights": _weights_digest(self.model),
+            "weights": weights_digest(self.model),
             "mean": self.mean.flatten().tolist(),
             "std": self.std.flatten().tolist(),
             "subsampling": self.subsampling,
@@ -433,11 +433,3 @@ def _precise_enough(totals: Tensor, target: float | None) -> bool:
     if target is None or totals[_IMAGES] < MIN_IMAGES_TO_STOP:
         return False
     return _relative_error(*_estimates(totals)) <= target
-
-
-def _weights_digest(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for key, value in model.state_dict().items():
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

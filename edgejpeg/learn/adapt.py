@@ -1,0 +1,431 @@
+"""Adaptation without labels: a network learns to answer on decoded JPEGs as it did on clean images.
+
+A copy of the pretrained network is trained to minimise KL(original(clean) || copy(decoded)) on random crops of
+unlabelled images, which go through real JPEG files at rates drawn from the range that is wanted, with some clean ones
+among them. Batch norm statistics stay frozen. Everything random depends on the seed and the step alone, so that a
+resumed run equals an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  (torch's own name for it)
+
+from edgejpeg.errors import InvalidInputError, ModelError
+from edgejpeg.learn.crops import Photos, Pixels, random_crop, stacked
+from edgejpeg.learn.rates import Encode, RateRange
+from edgejpeg.learn.runs import RunFolder
+
+Decode = Callable[[bytes], Pixels]
+"""From a JPEG file to (H, W, 3) uint8 RGB."""
+
+HELD_OUT_POINTS = 3  # rates at which the held-out images are measured after every epoch
+_ADVICE = "the last checkpoint is good: try a lower --lr in another folder"
+
+
+@dataclass(frozen=True)
+class AdaptOptions:
+    """How to adapt.
+
+    Attributes:
+        epochs: passes over the images, each with new crops.
+        batch_size: images of a step.
+        learning_rate: of AdamW, after a linear warm-up and with a cosine to 0.
+        weight_decay: on everything but biases and norms.
+        warmup: the part of the steps in which the rate rises, 0..1.
+        clean: the part of the images that is not compressed, 0..1 (exclusive).
+        ema: decay of a running average of the weights; 0 for none. With one, the held-out images choose.
+        clean_limit: how much of its top-1 on clean images the network may lose, 0..1; see :attr:`Figures.clean_loss`.
+        min_scale: the smallest crop as a part of the largest that fits, 0..1.
+        crop_size: side of the crops in training; None for the network's input size. Smaller ones are faster.
+        clip_norm: largest norm of the gradient.
+        bfloat16: compute in bfloat16 where autocast does; the weights stay float32.
+        seed: of crops, rates and the order of images.
+        workers: threads that crop, encode and decode ahead.
+        checkpoint_every: steps between checkpoints, beside those at the end of every epoch.
+    """
+
+    epochs: int = 20
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-4
+    warmup: float = 0.1
+    clean: float = 0.15
+    ema: float = 0.0
+    clean_limit: float = 0.01
+    min_scale: float = 0.5
+    crop_size: int | None = None
+    clip_norm: float = 1.0
+    bfloat16: bool = False
+    seed: int = 0
+    workers: int = 1
+    checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        whole = {name: getattr(self, name) for name in ("epochs", "batch_size", "workers", "checkpoint_every")}
+        for name, value in {**whole, "crop_size": self.crop_size or 1}.items():
+            if value < 1:
+                raise InvalidInputError(f"{name} is at least 1; got {value}")
+        for name in ("learning_rate", "clip_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InvalidInputError(f"{name} is a positive number; got {getattr(self, name)}")
+        for name in ("warmup", "clean", "ema", "clean_limit", "weight_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InvalidInputError(f"{name} is at least 0 and below 1; got {getattr(self, name)}")
+        if not 0 < self.min_scale <= 1:
+            raise InvalidInputError(f"min_scale is above 0 and at most 1; got {self.min_scale}")
+        if self.seed < 0:
+            raise InvalidInputError(f"seed is at least 0; got {self.seed}")
+
+    def trajectory(self) -> dict[str, Any]:
+        """The options that the result depends on: a resumed run must share them."""
+        return {key: value for key, value in asdict(self).items() if key not in ("workers", "checkpoint_every")}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A network on the held-out images, against the original on the clean ones.
+
+    Attributes:
+        bpp: mean bits per pixel of the files at each point.
+        kl: mean KL(original(clean) || network(decoded)) in nats at each point.
+        agreement: part of the images whose top-1 on the decoded image is the original's on the clean one.
+        clean_kl, clean_agreement: the same on clean images, without any file.
+        clean_loss: an estimate of the top-1 lost on clean images that needs no labels: the mean of what the original's
+            softmax gives to its own top-1 minus what it gives to the network's. Never negative: 0 for the original.
+    """
+
+    bpp: tuple[float, ...]
+    kl: tuple[float, ...]
+    agreement: tuple[float, ...]
+    clean_kl: float
+    clean_agreement: float
+    clean_loss: float
+
+    @property
+    def score(self) -> float:
+        """The mean of log KL over the points; less is better."""
+        return sum(math.log(max(value, 1e-12)) for value in self.kl) / len(self.kl)
+
+
+@dataclass(frozen=True, eq=False)
+class Adapted:
+    """The outcome.
+
+    Attributes:
+        state: the adapted weights, on the CPU.
+        before, after: the original, and the weights chosen.
+        epoch: the epoch after which they were taken, from 1; 0 for the original itself.
+        averaged: whether they are the running average.
+        clean_limit_met: whether they lose at most ``clean_limit`` on clean images; if not, no others did.
+        history: for every epoch, the figures of the candidates, as plain values.
+        steps: of training.
+    """
+
+    state: dict[str, Tensor]
+    before: Figures
+    after: Figures
+    epoch: int
+    averaged: bool
+    clean_limit_met: bool
+    history: list[dict[str, Any]]
+    steps: int
+
+
+def adapt(
+    model: nn.Module,
+    photos: Photos,
+    rates: RateRange,
+    *,
+    encode: Encode,
+    decode: Decode,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    options: AdaptOptions | None = None,
+    folder: RunFolder | None = None,
+    resume: bool = False,
+    progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
+) -> Adapted:
+    """Train a copy of a network to answer on decoded JPEGs as the original does on clean images.
+
+    After every epoch the weights (and their running average) are measured on the held-out images. Of all of them that
+    keep within ``clean_limit``, those of the least mean log KL over the rates are chosen.
+
+    Args:
+        model: (N, 3, h, w) normalised RGB to (N, classes) logits, on the device to compute on; left as it was.
+        photos: from :func:`~edgejpeg.learn.crops.load_photos`.
+        rates: from :func:`~edgejpeg.learn.rates.measure_rates`.
+        encode, decode: the device's encoder and the server's decoder; called from threads.
+        mean, std: of R, G, B in 0..255.
+        options: by default those of :class:`AdaptOptions`.
+        folder: where checkpoints and ``metrics.jsonl`` go.
+        resume: continue from the folder's checkpoint, when there is one.
+        progress: called with (step, steps, that step's numbers) after every step.
+
+    Raises:
+        ModelError: logits, a loss or a gradient that is NaN or infinite; the step is named, and the last checkpoint,
+            which is good, stays.
+        InvalidInputError: the folder's checkpoint is of another run.
+    """
+    chosen = options or AdaptOptions()
+    run = _Run(model, photos, rates, encode, decode, mean, std, chosen)
+    if folder is not None and resume:
+        run.restore(folder)
+    run.start()
+    with ThreadPoolExecutor(chosen.workers) as pool:
+        for step, batch in run.batches(pool):
+            record = run.train(step, batch, folder)
+            if folder is not None:
+                folder.log(record)
+            if (step + 1) % run.steps_per_epoch == 0:
+                figures = run.end_of_epoch((step + 1) // run.steps_per_epoch)
+                if folder is not None:
+                    folder.log({"step": step + 1, **figures})
+                    folder.save(run.checkpoint(step + 1))
+            if progress is not None:
+                progress(step + 1, run.steps, record)
+    return run.outcome()
+
+
+class _Batch(NamedTuple):
+    clean: Pixels  # (N, 3, h, w)
+    decoded: Pixels
+    bpp: float  # of the files; NaN when all were left clean
+
+
+class _Run:
+    def __init__(
+        self,
+        model: nn.Module,
+        photos: Photos,
+        rates: RateRange,
+        encode: Encode,
+        decode: Decode,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        options: AdaptOptions,
+    ) -> None:
+        self.options, self.photos, self.rates = options, photos, rates
+        self.encode, self.decode = encode, decode
+        self.device = next(model.parameters()).device
+        self.mean = torch.tensor(mean, device=self.device)[:, None, None]
+        self.std = torch.tensor(std, device=self.device)[:, None, None]
+        layout = torch.channels_last  # about a third faster on the CPU
+        self.original = copy.deepcopy(model).eval().requires_grad_(False).to(memory_format=layout)
+        # eval mode: batch norm keeps its statistics, and dropout stays off.
+        self.student = copy.deepcopy(model).eval().requires_grad_(True).to(memory_format=layout)
+        self.optimizer = torch.optim.AdamW(_groups(self.student, options.weight_decay), lr=options.learning_rate)
+        self.average = copy.deepcopy(self.student).requires_grad_(False) if options.ema else None
+        self.batch_size = min(options.batch_size, len(photos.train))
+        self.steps_per_epoch = len(photos.train) // self.batch_size
+        self.steps = self.steps_per_epoch * options.epochs
+        self.first = 0
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None
+
+    def start(self) -> None:
+        """Measure the original; what the held-out images cost and look like does not change."""
+        images = self.photos.held_out
+        self.points = self.rates.points(HELD_OUT_POINTS)
+        self.sets: list[list[Pixels]] = []
+        bpp = []
+        for index in self.points:
+            files = [self.encode(image, self.rates.settings[index]) for image in images]
+            bpp.append(sum(map(len, files)) * 8 / sum(image.shape[0] * image.shape[1] for image in images))
+            self.sets.append([self.decode(data) for data in files])
+        self.bpp = tuple(bpp)
+        self.reference = self._log_softmax(
+            self.original, images, "the network's logits are NaN or infinite; check its weights"
+        )
+        self.before = self._figures(self.original, 0)
+
+    def restore(self, folder: RunFolder) -> None:
+        state = folder.load()
+        if state is None:
+            folder.keep_steps(0)
+            return
+        self.first, self.history, self.best = state["step"], state["history"], state["best"]
+        self.student.load_state_dict(state["student"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        folder.keep_steps(self.first)
+
+    def checkpoint(self, step: int) -> dict[str, Any]:
+        return {
+            "step": step,
+            "history": self.history,
+            "best": self.best,
+            "student": self.student.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+        }
+
+    def batches(self, pool: ThreadPoolExecutor) -> Iterator[tuple[int, _Batch]]:
+        """The batches of the steps to do, one made ahead of the one in use."""
+        ahead: deque[list[Future[tuple[Pixels, Pixels, int]]]] = deque()
+        for step in range(self.first, self.steps + 1):
+            if step < self.steps:
+                order = self._order(step)
+                ahead.append([pool.submit(self._sample, step, int(index)) for index in order])
+            if step > self.first:
+                clean, decoded, sizes = zip(*(future.result() for future in ahead.popleft()), strict=True)
+                bits = [8 * size / (image.shape[0] * image.shape[1]) for size, image in zip(sizes, clean, strict=True)]
+                files = [value for value in bits if value]
+                bpp = sum(files) / len(files) if files else math.nan
+                yield step - 1, _Batch(stacked(clean), stacked(decoded), bpp)
+
+    def _order(self, step: int) -> Any:
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng([self.options.seed, 2, epoch]).permutation(len(self.photos.train))
+        return order[place * self.batch_size : (place + 1) * self.batch_size]
+
+    def _sample(self, step: int, index: int) -> tuple[Pixels, Pixels, int]:
+        """A crop, what comes out of its file, and the file's bytes: 0 for one that stays clean."""
+        rng = np.random.default_rng([self.options.seed, 3, step, index])
+        side = self.options.crop_size
+        size = self.photos.held_out[0].shape[:2] if side is None else (side, side)
+        crop = random_crop(self.photos.train[index], (size[0], size[1]), self.options.min_scale, rng)
+        setting = self.rates.settings[self.rates.draw(rng)]
+        if rng.random() < self.options.clean:
+            return crop, crop, 0
+        data = self.encode(crop, setting)
+        return crop, self.decode(data), len(data)
+
+    def train(self, step: int, batch: _Batch, folder: RunFolder | None) -> dict[str, float]:
+        """One step of the optimiser."""
+        rate = self._learning_rate(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with self._autocast():
+            with torch.no_grad():
+                target = self.original(self._normalised(batch.clean)).float().log_softmax(1)
+            answer = self.student(self._normalised(batch.decoded)).float().log_softmax(1)
+        loss = F.kl_div(answer, target, reduction="batchmean", log_target=True)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.student.parameters(), self.options.clip_norm)
+        value = loss.item()
+        if not (math.isfinite(value) and math.isfinite(float(norm))):
+            raise ModelError(
+                f"the loss is {value:g} and its gradient {float(norm):g} at step {step + 1} of {self.steps}; {_ADVICE}"
+            )
+        if folder is not None and step > self.first and step % self.options.checkpoint_every == 0:
+            # Weights are saved once a step has shown that they are good.
+            folder.save(self.checkpoint(step))
+        self.optimizer.step()
+        if self.average is not None:
+            decay = min(self.options.ema, (1 + step) / (10 + step))
+            with torch.no_grad():
+                for kept, new in zip(self.average.parameters(), self.student.parameters(), strict=True):
+                    kept.lerp_(new, 1 - decay)
+        record = {"step": step + 1, "loss": value, "learning_rate": rate, "gradient_norm": float(norm)}
+        return record if math.isnan(batch.bpp) else {**record, "bpp": batch.bpp}
+
+    def _learning_rate(self, step: int) -> float:
+        warm = max(round(self.options.warmup * self.steps), 1)
+        if step < warm:
+            return self.options.learning_rate * (step + 1) / warm
+        done = (step - warm) / max(self.steps - warm, 1)
+        return self.options.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+    def end_of_epoch(self, epoch: int) -> dict[str, Any]:
+        """Measure the weights, and keep them if they are the best so far."""
+        entry: dict[str, Any] = {"epoch": epoch}
+        candidates = [("weights", self.student)] + ([("average", self.average)] if self.average is not None else [])
+        for name, network in candidates:
+            figures = self._figures(network, epoch * self.steps_per_epoch)
+            entry[name] = asdict(figures)
+            within = figures.clean_loss <= self.options.clean_limit
+            # Those within the limit go before those that are not; of the latter, what loses least.
+            key = [0.0, figures.score] if within else [1.0, figures.clean_loss]
+            if self.best is None or key < self.best["key"]:
+                self.best = {
+                    "key": key,
+                    "epoch": epoch,
+                    "averaged": name == "average",
+                    "figures": asdict(figures),
+                    "state": {k: v.detach().cpu().clone() for k, v in network.state_dict().items()},
+                }
+        self.history.append(entry)
+        return entry
+
+    def outcome(self) -> Adapted:
+        assert self.best is not None  # at least one epoch has ended
+        figures = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in self.best["figures"].items()}
+        return Adapted(
+            state=self.best["state"],
+            before=self.before,
+            after=Figures(**figures),
+            epoch=self.best["epoch"],
+            averaged=self.best["averaged"],
+            clean_limit_met=self.best["key"][0] == 0,
+            history=self.history,
+            steps=self.steps,
+        )
+
+    def _figures(self, network: nn.Module, step: int) -> Figures:
+        problem = f"the logits are NaN or infinite after step {step} of {self.steps}; {_ADVICE}"
+        answers = [self._compare(network, images, problem) for images in (self.photos.held_out, *self.sets)]
+        clean_kl, clean_agreement, clean_loss = answers[0]
+        return Figures(
+            bpp=self.bpp,
+            kl=tuple(answer[0] for answer in answers[1:]),
+            agreement=tuple(answer[1] for answer in answers[1:]),
+            clean_kl=clean_kl,
+            clean_agreement=clean_agreement,
+            clean_loss=clean_loss,
+        )
+
+    def _compare(self, network: nn.Module, images: Sequence[Pixels], problem: str) -> tuple[float, float, float]:
+        """Mean KL, top-1 agreement, and the probability that the original gives up by the network's top-1."""
+        answer = self._log_softmax(network, images, problem)
+        probabilities = self.reference.exp()
+        kl = (probabilities * (self.reference - answer)).sum(dim=1).mean()
+        own, top = self.reference.argmax(dim=1), answer.argmax(dim=1)
+        given_up = probabilities.gather(1, own[:, None]) - probabilities.gather(1, top[:, None])
+        return max(float(kl), 0.0), float((own == top).double().mean()), float(given_up.mean())
+
+    def _log_softmax(self, network: nn.Module, images: Sequence[Pixels], problem: str) -> Tensor:
+        """(images, classes) float64 on the CPU; ``problem`` is said when one is not finite."""
+        parts = []
+        with torch.no_grad(), self._autocast():
+            for first in range(0, len(images), self.batch_size):
+                logits = network(self._normalised(stacked(images[first : first + self.batch_size])))
+                parts.append(_checked(logits, problem).double().cpu().log_softmax(1))
+        return torch.cat(parts)
+
+    def _normalised(self, images: Pixels) -> Tensor:
+        rgb = torch.from_numpy(images).to(self.device, torch.float32)
+        return ((rgb - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+    def _autocast(self) -> Any:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bfloat16)
+
+
+def _checked(logits: Any, problem: str) -> Tensor:
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(f"adaptation needs (N, classes) logits; the network gave {shape}")
+    if not bool(torch.isfinite(logits).all()):
+        raise ModelError(problem)
+    return logits.float()
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices and kernels, none for biases and norms."""
+    parameters = list(model.parameters())
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
