@@ -64,11 +64,13 @@ def test_draws_are_log_uniform_over_the_range(images, rng):
     assert (np.abs(quarters - 500) < 120).all()
 
 
-def test_one_rate_gives_a_fixed_profile_that_meets_it(images):
+def test_one_rate_gives_a_fixed_profile_that_meets_it(images, tmp_path):
     found = measure_rates(ijg_profile(), images, encode, low=0.9)
     profile = found.profile("mine", {"model": "tiny"})
     assert (profile.kind, profile.name, profile.effort) == ("fixed", "mine", 1)
     assert mean_bpp(images, profile) == pytest.approx(0.9, rel=0.05)
+    profile.save(tmp_path / "p.toml")
+    assert load_profile(tmp_path / "p.toml").to_document() == profile.to_document()
     assert profile.provenance["tables"] == "ijg" and profile.provenance["model"] == "tiny"
     assert {found.draw(np.random.default_rng(i)) for i in range(20)} == {found.nearest(0.9)}
 

@@ -69,7 +69,7 @@ def test_metrics_after_the_checkpoint_are_dropped(folder):
 
 def test_weights_load_and_their_digest_is_the_file_s(folder):
     state = {"w": torch.randn(3, 4).t(), "count": torch.tensor(7)}
-    digest = folder.write_weights(state, {"model": "tiny"})
+    digest = folder.write_weights(state)
     path = folder.path / "weights.safetensors"
     assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
     loaded = safetensors_torch.load_file(path)

@@ -220,10 +220,9 @@ class _Run:
         self.device = next(model.parameters()).device
         self.mean = torch.tensor(mean, device=self.device)[:, None, None]
         self.std = torch.tensor(std, device=self.device)[:, None, None]
-        layout = torch.channels_last  # about a third faster on the CPU
-        self.original = copy.deepcopy(model).eval().requires_grad_(False).to(memory_format=layout)
         # eval mode: batch norm keeps its statistics, and dropout stays off.
-        self.student = copy.deepcopy(model).eval().requires_grad_(True).to(memory_format=layout)
+        self.original = _channels_last(copy.deepcopy(model).eval().requires_grad_(False))
+        self.student = _channels_last(copy.deepcopy(model).eval().requires_grad_(True))
         self.optimizer = torch.optim.AdamW(_groups(self.student, options.weight_decay), lr=options.learning_rate)
         self.average = copy.deepcopy(self.student).requires_grad_(False) if options.ema else None
         self.batch_size = min(options.batch_size, len(photos.train))
@@ -362,7 +361,9 @@ class _Run:
 
     def outcome(self) -> Adapted:
         assert self.best is not None  # at least one epoch has ended
-        figures = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in self.best["figures"].items()}
+        figures: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in self.best["figures"].items()
+        }
         return Adapted(
             state=self.best["state"],
             before=self.before,
@@ -411,6 +412,12 @@ class _Run:
 
     def _autocast(self) -> Any:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bfloat16)
+
+
+def _channels_last(module: nn.Module) -> nn.Module:
+    """The layout in which convolutions are about a third faster on the CPU."""
+    moved: nn.Module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
 
 
 def _checked(logits: Any, problem: str) -> Tensor:

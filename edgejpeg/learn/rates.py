@@ -99,12 +99,16 @@ class RateRange:
             if self.source.kind == "adaptive":
                 ends = [self.settings[self.nearest(bpp)].water_level for bpp in (self.low, self.high)]
                 origin["water_levels"] = [float(level) for level in ends if level is not None]
-            return replace(self.settings[index], name=name, provenance={**origin, "bpp": round(self.rates[index], 4)})
+            return replace(
+                self.settings[index], name=name, provenance={**origin, "bpp": round(float(self.rates[index]), 4)}
+            )
         levels = []
         for index in self.points(len(self.settings) if self.source.kind == "ladder" else MAX_LEVELS):
             setting = self.settings[index]
             if setting.luma is not None:
-                levels.append(Level(round(self.rates[index], 4), setting.luma, setting.chroma, setting.dead_zone))
+                levels.append(
+                    Level(round(float(self.rates[index]), 4), setting.luma, setting.chroma, setting.dead_zone)
+                )
         return Profile.ladder(
             name=name,
             levels=levels,
@@ -147,7 +151,7 @@ def measure_rates(
             rising.append(int(index))
     found = RateRange(profile, tuple(settings[index] for index in rising), rates[rising], low, top)
     reached = f"{found.rates[0]:.3g} to {found.rates[-1]:.3g} bits per pixel on these images"
-    for bpp in {low, top}:
+    for bpp in dict.fromkeys((low, top)):
         outside = not found.rates[0] * (1 - _TOLERANCE) <= bpp <= found.rates[-1] * (1 + _TOLERANCE)
         missed = high is None and abs(found.rates[found.nearest(bpp)] / bpp - 1) > _TOLERANCE
         if outside or missed:

@@ -109,12 +109,12 @@ class RunFolder:
         with self._writing(REPORT):
             self._replace(REPORT, (json.dumps(dict(document), indent=1, allow_nan=False) + "\n").encode())
 
-    def write_weights(self, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    def write_weights(self, state: Mapping[str, Tensor]) -> str:
         """Write ``weights.safetensors``, which ``--weights`` takes, and return its SHA-256."""
         require("safetensors", extra="train", purpose="writing a .safetensors file")
         from safetensors.torch import save
 
-        data = save({key: value.detach().cpu().contiguous() for key, value in state.items()}, dict(metadata))
+        data = save({key: value.detach().cpu().contiguous() for key, value in state.items()})
         with self._writing(WEIGHTS):
             self._replace(WEIGHTS, data)
         return hashlib.sha256(data).hexdigest()
