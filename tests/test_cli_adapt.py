@@ -149,7 +149,7 @@ def test_what_is_lost_on_clean_images_is_said(folder, tmp_path, capsys):
     )
     report = json.loads((tmp_path / "run" / "run.json").read_text())
     assert code == 0 and report["clean_limit_met"] == (report["after"]["clean_loss"] == 0)
-    assert ("no epoch kept within the limit of 0 points" in err) is not report["clean_limit_met"]
+    assert ("no weights kept within the limit of 0 points" in err) is not report["clean_limit_met"]
 
 
 def test_a_loss_that_is_nan_is_one_line(folder, tmp_path, capsys):

@@ -15,7 +15,7 @@ image_module = pytest.importorskip("PIL.Image")
 
 from edgejpeg.errors import InvalidInputError, ModelError  # noqa: E402
 from edgejpeg.evaluate.metrics import kl_divergence, top1_agreement  # noqa: E402
-from edgejpeg.learn.adapt import AdaptOptions, adapt  # noqa: E402
+from edgejpeg.learn.adapt import MIXES, AdaptOptions, adapt  # noqa: E402
 from edgejpeg.learn.crops import Photos  # noqa: E402
 from edgejpeg.learn.rates import ijg_profile, measure_rates  # noqa: E402
 from edgejpeg.learn.runs import RunFolder  # noqa: E402
@@ -91,12 +91,12 @@ def store(tmp_path):
 
 def test_the_copy_comes_nearer_and_the_original_stays(network, photos, rates):
     kept = copy.deepcopy(network.state_dict())
-    options = AdaptOptions(epochs=12, batch_size=8, learning_rate=1e-3, clean=0.2, clean_limit=0.9)
+    options = AdaptOptions(epochs=30, batch_size=8, learning_rate=2e-3, clean=0.1, clean_limit=0.9)
     result = train(network, photos, rates, options)
     assert network.training and all(torch.equal(kept[k], v) for k, v in network.state_dict().items())
     assert result.after.score < result.before.score - 0.2 and result.after.kl[0] < 0.8 * result.before.kl[0]
     assert result.before.clean_kl == 0 and result.before.clean_agreement == 1 and result.before.clean_loss == 0
-    assert (result.steps, len(result.history)) == (36, 12)
+    assert (result.steps, len(result.history)) == (90, 30)
     for key in ("1.running_mean", "1.running_var", "1.num_batches_tracked"):  # frozen statistics
         assert torch.equal(result.state[key], kept[key])
     assert not torch.equal(result.state["1.weight"], kept["1.weight"])
@@ -128,19 +128,32 @@ def test_the_figures_are_those_of_the_weights_on_real_files(network, photos, rat
     assert result.after.clean_loss == pytest.approx(lost.mean(), abs=1e-5)
 
 
-def test_the_best_epoch_within_the_limit_is_chosen(network, photos, rates):
-    result = train(network, photos, rates)
-    scores = [sum(map(math.log, entry["weights"]["kl"])) / 3 for entry in result.history]
-    within = [i for i, entry in enumerate(result.history) if entry["weights"]["clean_loss"] <= OPTIONS.clean_limit]
-    assert result.clean_limit_met and result.epoch == min(within, key=scores.__getitem__) + 1
+def test_the_best_candidate_within_the_limit_is_chosen(network, photos, rates):
+    for limit in (0.9, 0.09):
+        options = AdaptOptions(epochs=6, batch_size=8, learning_rate=3e-3, clean=0.2, clean_limit=limit)
+        result = train(network, photos, rates, options)
+        assert [entry["mix"] for entry in result.candidates] == list(MIXES)
+        scores = {e["mix"]: sum(map(math.log, e["kl"])) / 3 for e in result.candidates if e["clean_loss"] <= limit}
+        assert result.clean_limit_met and result.mix == min(scores, key=scores.get)
+        assert result.after.score == pytest.approx(scores[result.mix])
+
+
+def test_the_weights_lie_on_the_line_to_the_trained_ones(network, photos, rates, store):
+    options = AdaptOptions(epochs=6, batch_size=8, learning_rate=3e-3, clean_limit=0.0)
+    result = train(network, photos, rates, options, folder=store)
+    trained = store.load()["student"]
+    for name, value in network.state_dict().items():
+        expected = value + result.mix * (trained[name] - value) if value.is_floating_point() else value
+        torch.testing.assert_close(result.state[name], expected)
+    assert result.history[-1]["kl"] == result.candidates[0]["kl"]  # all the way: the weights after the last epoch
 
 
 def test_a_limit_that_is_not_kept_is_said(network, photos, rates):
     options = AdaptOptions(epochs=3, batch_size=8, learning_rate=0.3, clean=0.0, clean_limit=0.0)
     result = train(network, photos, rates, options)
-    losses = [entry["weights"]["clean_loss"] for entry in result.history]
+    losses = [entry["clean_loss"] for entry in result.candidates]
     assert not result.clean_limit_met and min(losses) > 0
-    assert result.epoch == losses.index(min(losses)) + 1
+    assert result.mix == MIXES[losses.index(min(losses))]
 
 
 def interrupting(at):
@@ -166,7 +179,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(network, photos, rates, tmp_p
     )
     assert steps[0] == begins  # what a checkpoint had is not done again
     assert all(torch.equal(whole.state[k], parts.state[k]) for k in whole.state)
-    assert (whole.history, whole.epoch, whole.averaged) == (parts.history, parts.epoch, parts.averaged)
+    assert (whole.history, whole.candidates, whole.mix) == (parts.history, parts.candidates, parts.mix)
     metrics = [(folder.path / "metrics.jsonl").read_text() for folder in folders]
     assert metrics[0] == metrics[1]
     again = train(network, photos, rates, options, folder=folders[1], resume=True)  # a finished run has nothing to do
@@ -212,8 +225,9 @@ def test_only_clean_images_are_not_compressed(network, photos, rates):
 def test_the_average_is_a_candidate(network, photos, rates):
     options = AdaptOptions(epochs=2, batch_size=8, learning_rate=3e-3, ema=0.99, clean_limit=0.9)
     result = train(network, photos, rates, options)
-    assert all({"weights", "average"} <= set(entry) for entry in result.history)
-    best = result.history[result.epoch - 1]["average" if result.averaged else "weights"]
+    assert [entry["averaged"] for entry in result.candidates] == [False] * len(MIXES) + [True] * len(MIXES)
+    assert result.candidates[0]["kl"] != result.candidates[len(MIXES)]["kl"]
+    (best,) = (e for e in result.candidates if (e["mix"], e["averaged"]) == (result.mix, result.averaged))
     assert best["kl"] == result.after.kl
 
 

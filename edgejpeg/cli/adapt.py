@@ -132,8 +132,8 @@ def run(args: argparse.Namespace) -> int:
         _print_summary(args, document)
     if not document["clean_limit_met"]:
         print(
-            f"edgejpeg adapt: notice: no epoch kept within the limit of {args.clean_limit:g} points on clean images; "
-            f"these weights lose about {100 * document['after']['clean_loss']:.1f}: try a lower --lr, or more --clean",
+            f"edgejpeg adapt: notice: no weights kept within the limit of {args.clean_limit:g} points on clean images; "
+            f"these lose about {100 * document['after']['clean_loss']:.1f}: try a lower --lr or more --clean",
             file=sys.stderr,
         )
     return 0
@@ -299,11 +299,12 @@ def _write(
         },
         "options": asdict(options),
         "steps": result.steps,
-        "epoch": result.epoch,
+        "mix": result.mix,
         "averaged": result.averaged,
         "clean_limit_met": result.clean_limit_met,
         "before": asdict(result.before),
         "after": asdict(result.after),
+        "candidates": result.candidates,
         "history": result.history,
         "seconds": round(seconds, 1),
     }
@@ -315,7 +316,8 @@ def _print_summary(args: argparse.Namespace, document: dict[str, Any]) -> None:
     before, after, images = document["before"], document["after"], document["images"]
     print(
         f"{images['train']} images, {images['held_out']} held out, {images['skipped']} skipped; "
-        f"{document['steps']} steps; epoch {document['epoch']}{', averaged weights' if document['averaged'] else ''}"
+        f"{document['steps']} steps; weights: {document['mix']:g} of the way to the trained ones"
+        f"{' (averaged)' if document['averaged'] else ''}"
     )
     print("held out:   bpp   KL before -> after   top-1 agreement before -> after")
     for i, bpp in enumerate(after["bpp"]):

@@ -2,8 +2,10 @@
 
 A copy of the pretrained network is trained to minimise KL(original(clean) || copy(decoded)) on random crops of
 unlabelled images, which go through real JPEG files at rates drawn from the range that is wanted, with some clean ones
-among them. Batch norm statistics stay frozen. Everything random depends on the seed and the step alone, so that a
-resumed run equals an uninterrupted one.
+among them. Batch norm statistics stay frozen. In the end the weights are taken from the straight line between the
+original's and the copy's (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022), where held-out images
+say: a part of the way keeps most of what was learned and forgets less. Everything random depends on the seed and the
+step alone, so that a resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -30,7 +32,13 @@ Decode = Callable[[bytes], Pixels]
 """From a JPEG file to (H, W, 3) uint8 RGB."""
 
 HELD_OUT_POINTS = 3  # rates at which the held-out images are measured after every epoch
+MIXES = (1.0, 0.85, 0.7, 0.5, 0.35, 0.2)
+"""Parts of the way from the original weights to the trained ones, of which the held-out images choose one."""
+
 _ADVICE = "the last checkpoint is good: try a lower --lr in another folder"
+
+
+_NOT_OF_THE_STEPS = ("workers", "checkpoint_every", "clean_limit")
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class AdaptOptions:
         weight_decay: on everything but biases and norms.
         warmup: the part of the steps in which the rate rises, 0..1.
         clean: the part of the images that is not compressed, 0..1 (exclusive).
-        ema: decay of a running average of the weights; 0 for none. With one, the held-out images choose.
+        ema: decay of a running average of the weights; 0 for none. With one, it is a candidate as well.
         clean_limit: how much of its top-1 on clean images the network may lose, 0..1; see :attr:`Figures.clean_loss`.
         min_scale: the smallest crop as a part of the largest that fits, 0..1.
         crop_size: side of the crops in training; None for the network's input size. Smaller ones are faster.
@@ -88,8 +96,8 @@ class AdaptOptions:
             raise InvalidInputError(f"seed is at least 0; got {self.seed}")
 
     def trajectory(self) -> dict[str, Any]:
-        """The options that the result depends on: a resumed run must share them."""
-        return {key: value for key, value in asdict(self).items() if key not in ("workers", "checkpoint_every")}
+        """The options that the trained weights depend on: a resumed run must share them."""
+        return {key: value for key, value in asdict(self).items() if key not in _NOT_OF_THE_STEPS}
 
 
 @dataclass(frozen=True)
@@ -125,19 +133,21 @@ class Adapted:
     Attributes:
         state: the adapted weights, on the CPU.
         before, after: the original, and the weights chosen.
-        epoch: the epoch after which they were taken, from 1; 0 for the original itself.
-        averaged: whether they are the running average.
-        clean_limit_met: whether they lose at most ``clean_limit`` on clean images; if not, no others did.
-        history: for every epoch, the figures of the candidates, as plain values.
+        mix: how far they are from the original's to the trained ones, one of :data:`MIXES`.
+        averaged: whether the trained ones are their running average.
+        clean_limit_met: whether they lose at most ``clean_limit`` on clean images; if not, no candidate did.
+        candidates: the figures of all candidates, as plain values.
+        history: for every epoch, the figures of the weights, as plain values.
         steps: of training.
     """
 
     state: dict[str, Tensor]
     before: Figures
     after: Figures
-    epoch: int
+    mix: float
     averaged: bool
     clean_limit_met: bool
+    candidates: list[dict[str, Any]]
     history: list[dict[str, Any]]
     steps: int
 
@@ -158,8 +168,9 @@ def adapt(
 ) -> Adapted:
     """Train a copy of a network to answer on decoded JPEGs as the original does on clean images.
 
-    After every epoch the weights (and their running average) are measured on the held-out images. Of all of them that
-    keep within ``clean_limit``, those of the least mean log KL over the rates are chosen.
+    After every epoch the weights are measured on the held-out images. In the end the same images choose between the
+    parts :data:`MIXES` of the way from the original weights to the trained ones (and to their running average): of
+    those that keep within ``clean_limit``, the one of the least mean log KL over the rates.
 
     Args:
         model: (N, 3, h, w) normalised RGB to (N, classes) logits, on the device to compute on; left as it was.
@@ -230,7 +241,6 @@ class _Run:
         self.steps = self.steps_per_epoch * options.epochs
         self.first = 0
         self.history: list[dict[str, Any]] = []
-        self.best: dict[str, Any] | None = None
 
     def start(self) -> None:
         """Measure the original; what the held-out images cost and look like does not change."""
@@ -253,7 +263,7 @@ class _Run:
         if state is None:
             folder.keep_steps(0)
             return
-        self.first, self.history, self.best = state["step"], state["history"], state["best"]
+        self.first, self.history = state["step"], state["history"]
         self.student.load_state_dict(state["student"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
@@ -264,7 +274,6 @@ class _Run:
         return {
             "step": step,
             "history": self.history,
-            "best": self.best,
             "student": self.student.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
@@ -339,38 +348,39 @@ class _Run:
         return self.options.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
     def end_of_epoch(self, epoch: int) -> dict[str, Any]:
-        """Measure the weights, and keep them if they are the best so far."""
-        entry: dict[str, Any] = {"epoch": epoch}
-        candidates = [("weights", self.student)] + ([("average", self.average)] if self.average is not None else [])
-        for name, network in candidates:
-            figures = self._figures(network, epoch * self.steps_per_epoch)
-            entry[name] = asdict(figures)
-            within = figures.clean_loss <= self.options.clean_limit
-            # Those within the limit go before those that are not; of the latter, what loses least.
-            key = [0.0, figures.score] if within else [1.0, figures.clean_loss]
-            if self.best is None or key < self.best["key"]:
-                self.best = {
-                    "key": key,
-                    "epoch": epoch,
-                    "averaged": name == "average",
-                    "figures": asdict(figures),
-                    "state": {k: v.detach().cpu().clone() for k, v in network.state_dict().items()},
-                }
+        """Measure the weights."""
+        entry = {"epoch": epoch, **asdict(self._figures(self.student, epoch * self.steps_per_epoch))}
         self.history.append(entry)
         return entry
 
     def outcome(self) -> Adapted:
-        assert self.best is not None  # at least one epoch has ended
-        figures: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in self.best["figures"].items()
-        }
+        """Measure the candidates, and choose one of them."""
+        network = copy.deepcopy(self.original)
+        original = self.original.state_dict()
+        trained = [(False, self.student)] + ([] if self.average is None else [(True, self.average)])
+        candidates: list[dict[str, Any]] = []
+        best: tuple[tuple[float, float], bool, float, Figures] | None = None
+        for averaged, source in trained:
+            for mix in MIXES:
+                network.load_state_dict(_blended(original, source.state_dict(), mix))
+                figures = self._figures(network, self.steps)
+                candidates.append({"mix": mix, "averaged": averaged, **asdict(figures)})
+                within = figures.clean_loss <= self.options.clean_limit
+                # Those within the limit go before those that are not; of the latter, what loses least.
+                key = (0.0, figures.score) if within else (1.0, figures.clean_loss)
+                if best is None or key < best[0]:
+                    best = (key, averaged, mix, figures)
+        assert best is not None
+        key, averaged, mix, figures = best
+        state = _blended(original, dict(trained)[averaged].state_dict(), mix)
         return Adapted(
-            state=self.best["state"],
+            state={name: value.detach().cpu().contiguous() for name, value in state.items()},
             before=self.before,
-            after=Figures(**figures),
-            epoch=self.best["epoch"],
-            averaged=self.best["averaged"],
-            clean_limit_met=self.best["key"][0] == 0,
+            after=figures,
+            mix=mix,
+            averaged=averaged,
+            clean_limit_met=key[0] == 0,
+            candidates=candidates,
             history=self.history,
             steps=self.steps,
         )
@@ -418,6 +428,14 @@ def _channels_last(module: nn.Module) -> nn.Module:
     """The layout in which convolutions are about a third faster on the CPU."""
     moved: nn.Module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return moved
+
+
+def _blended(original: Mapping[str, Tensor], trained: Mapping[str, Tensor], mix: float) -> dict[str, Tensor]:
+    """A part of the way from one state to another; what is no floating-point number is the same in both."""
+    return {
+        name: torch.lerp(value, trained[name], mix) if value.is_floating_point() else value
+        for name, value in original.items()
+    }
 
 
 def _checked(logits: Any, problem: str) -> Tensor:
