@@ -84,7 +84,7 @@ bool Encoder::encode(const edgejpeg_image& image) {
   }
   exact_ =
       backend_->transform_exactly != nullptr || expected_differences(geometry_, used_[0], used_[1]) > kMaxDifferences;
-  for (size_t slot = 0; slot < slots && !exact_; ++slot) quantiser_[slot] = make_quantiser(used_[slot]);
+  for (size_t slot = 0; slot < slots && !exact_; ++slot) quantiser_[slot] = make_quantiser(used_[slot], nullptr);
   choose_huffman_tables(image);
   const Header header = {&geometry_,           comment_.data(),    comment_size_,
                          {used_[0], used_[1]}, {&dc_[0], &dc_[1]}, {&ac_[0], &ac_[1]}};
@@ -241,7 +241,7 @@ void Encoder::fill_row(const edgejpeg_image& image, size_t mcu_row, Row* row, Wo
       int16_t* const levels = row->levels.data() + offset * kBlockSize;
       const int8_t* const samples = worker->strip.samples[c].data() + 8 * line * stride;
       if (exact_) {
-        backend_->quantise_exactly(samples, stride, component.columns, used_[component.table], blocks, levels);
+        backend_->quantise_exactly(samples, stride, component.columns, used_[component.table], nullptr, blocks, levels);
       } else if (stored) {
         const int16_t* const coefficients = coefficients_[c].data() + block_row * count * kPairSize;
         backend_->quantise(coefficients, count, quantiser, blocks, levels);
