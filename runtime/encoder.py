@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,13 +17,11 @@ from numpy.typing import NDArray
 from edgejpeg.design.opts import raw_water_level
 from edgejpeg.design.statistics import Statistics
 from edgejpeg.errors import InvalidInputError
-from edgejpeg.jpeg.colour import check_subsampling
-from edgejpeg.jpeg.tables import QuantTable, ijg_tables
+from edgejpeg.jpeg.tables import QuantTable
 from edgejpeg.profile import Profile, load_profile
 from edgejpeg.runtime.library import MAX_SIZE, MAX_THREADS, NativeEncoder
 
 COLORS = ("bgr", "rgb")
-DEFAULT_QUALITY = 75
 
 
 class Encoder:
@@ -170,68 +167,6 @@ class Encoder:
         if self._native is None:
             raise InvalidInputError("this Encoder is closed; make a new one to encode more frames")
         return self._native
-
-
-def encode_jpeg(
-    image: NDArray[np.uint8],
-    *,
-    tables: QuantTable | Sequence[QuantTable | None] | None = None,
-    quality: int | None = None,
-    subsampling: str = "420",
-    color: str = "rgb",
-    effort: int = 0,
-    threads: int = 1,
-) -> bytes:
-    """Encode one image with given tables, or with the IJG's at a quality.
-
-    Args:
-        image: as in :meth:`Encoder.encode`. Gray images give one component, whatever ``subsampling`` says.
-        tables: ``(luma, chroma)``; a single :class:`QuantTable` (or ``(luma,)``, ``(luma, None)``) is enough where
-            the file has one component.
-        quality: 1 to 100, for the IJG's tables instead; default 75 when ``tables`` is not given either.
-        subsampling: ``"444"``, ``"422"``, ``"420"`` or ``"gray"``, which keeps the luma of a colour image.
-        color: ``"rgb"`` or ``"bgr"``.
-        effort: 0 for the standard Huffman tables, 1 for optimal ones.
-        threads: 1 to 256.
-
-    Raises:
-        InvalidInputError: ``tables`` and ``quality`` together, a missing chroma table, or any argument outside what is
-            allowed.
-
-    >>> data = encode_jpeg(image, quality=90, subsampling="444")
-    """
-    pixels, pixel_format = _check_frame(image, _check_color(color))
-    check_subsampling(subsampling)
-    luma, chroma = _resolve_tables(tables, quality)
-    if chroma is None and pixel_format != "gray" and subsampling != "gray":
-        raise InvalidInputError("a colour JPEG needs a luma and a chroma table; got one: give tables=(luma, chroma)")
-    native = NativeEncoder(
-        subsampling, _check_integer("effort", effort, 0, 1), _check_integer("threads", threads, 1, MAX_THREADS)
-    )
-    try:
-        native.set_tables(luma.array, None if chroma is None else chroma.array)
-        return native.encode(pixels, pixel_format)
-    finally:
-        native.close()
-
-
-def _resolve_tables(
-    tables: QuantTable | Sequence[QuantTable | None] | None, quality: int | None
-) -> tuple[QuantTable, QuantTable | None]:
-    if tables is None:
-        return ijg_tables(DEFAULT_QUALITY if quality is None else quality)
-    if quality is not None:
-        raise InvalidInputError(f"tables and quality={quality!r} were both given; give one of them")
-    if not isinstance(tables, (QuantTable, Iterable)):
-        raise InvalidInputError(f"tables is (luma, chroma), each a QuantTable; got {type(tables).__name__}")
-    given: list[QuantTable | None] = [tables] if isinstance(tables, QuantTable) else list(tables)
-    if len(given) == 1:
-        given.append(None)
-    if len(given) != 2 or not isinstance(given[0], QuantTable) or not isinstance(given[1], (QuantTable, type(None))):
-        raise InvalidInputError(
-            f"tables is (luma, chroma), each a QuantTable; got {[type(table).__name__ for table in given]}"
-        )
-    return given[0], given[1]
 
 
 def _rounded_tables(profile: Profile) -> Profile:

@@ -70,7 +70,7 @@ def _encoder(args: argparse.Namespace) -> Callable[[NDArray[np.uint8]], bytes]:
     """What encodes one BGR image: a profile's encoder, or ordinary JPEG at a quality."""
     from edgejpeg.errors import InvalidInputError
     from edgejpeg.profile import load_profile
-    from edgejpeg.runtime.encoder import Encoder, encode_jpeg
+    from edgejpeg.runtime import Encoder, encode_jpeg
 
     if args.profile is None:
         if args.water_level is not None:
