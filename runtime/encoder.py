@@ -5,8 +5,8 @@ The work is done by the compiled library, without the interpreter's lock; this f
 
 from __future__ import annotations
 
-import math
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgejpeg.design.opts import raw_water_level
 from edgejpeg.design.statistics import Statistics
 from edgejpeg.errors import InvalidInputError
 from edgejpeg.jpeg.tables import QuantTable
 from edgejpeg.profile import Profile, load_profile
+from edgejpeg.runtime.control import Control
 from edgejpeg.runtime.library import MAX_SIZE, NativeEncoder
 from edgejpeg.runtime.options import Options
+from edgejpeg.runtime.result import EncodeResult, read_result
 
 COLORS = ("bgr", "rgb")
 
@@ -30,13 +31,19 @@ class Encoder:
 
     With an adaptive profile the library measures every frame and designs its tables (OptS, Zheng, Salamah, Ye, Yang,
     "JPEG compliant compression for DNN vision", ICIP 2023, Algorithms 1 and 2); with a fixed one they are the
-    profile's, with a ladder those of its default level. The files are baseline JFIF, readable by any decoder, and
-    depend neither on the number of threads nor on the instructions of the processor (``EDGEJPEG_BACKEND`` chooses
-    ``scalar``, ``avx2`` or ``neon``, for tests; ``reference`` works in float64 and equals
-    :func:`~edgejpeg.jpeg.reference.encode_reference` to the byte).
+    profile's, with a ladder those of one of its levels. Dead-zone thresholds of the profile are applied. The files are
+    baseline JFIF, readable by any decoder, and depend neither on the number of threads nor on the instructions of the
+    processor (``EDGEJPEG_BACKEND`` chooses ``scalar``, ``avx2`` or ``neon``, for tests; ``reference`` works in float64
+    and equals :func:`~edgejpeg.jpeg.reference.encode_reference` to the byte).
 
     >>> encoder = Encoder("efficientnet_lite0")
     >>> jpeg = encoder.encode(frame)
+
+    No file is larger than a budget, where there is one. With an adaptive profile the water level is found for every
+    frame, with a fixed one the tables are scaled, with a ladder the highest level that fits is taken. Natural frames
+    come to 97 to 100 % of the budget (a ladder: as near as its levels are) in one or two encodings:
+
+    >>> Encoder("efficientnet_lite0", max_bytes=20_000).encode(frame)
 
     An encoder can be pickled: the copy makes its own native handle.
 
@@ -47,11 +54,23 @@ class Encoder:
         threads: threads for one frame, 1 to 256.
         water_level: another luma water level (normalised d, above 0) than the adaptive profile's; the chroma level
             keeps its ratio to it.
-        comment: write ``edgejpeg profile=NAME@ID`` into every file (a COM segment).
+        max_bytes: the budget: the largest file, headers included, 1 or more.
+        target_bpp: the budget in bits per pixel of the frame, above 0. With both, the smaller one counts.
+        level: of a ladder, 0 (the lowest rate) to the number of levels - 1; with a budget, the highest one; default:
+            the profile's, with a budget the last.
+        slope: of a ladder: for every frame the level at which one more costs so many bytes, 0 or more, on the frame's
+            own curve (:func:`~edgejpeg.design.control.level_of_equal_slope`, which says what for; large frames are
+            counted in a sample of their rows); with a budget, it is the highest one.
+        trellis: levels that weigh the error against the length of their codes: True, or lambda, the weighted error per
+            bit, in units of the water level (of q^2 / 12 with given tables; True is 1.5), or ``"trim"`` to drop levels
+            at a block's end only. Fewer bytes at equal error; networks notice zeroing more than the error says.
+        measure: make :attr:`last` have statistics and SWE with given tables too.
+        timing: take the time of every stage, for :attr:`last`.
+        comment: write ``edgejpeg profile=NAME@ID d=WATER_LEVEL`` into every file (a COM segment); a ladder has
+            ``level=``, tables that were scaled ``scale=``.
 
     Raises:
-        InvalidInputError: an option outside what is allowed; ``water_level`` with a profile that is not adaptive; a
-            profile with dead-zone thresholds, which this encoder does not apply yet.
+        InvalidInputError: an option outside what is allowed, or one that does not fit the profile's kind.
         ProfileError: the profile cannot be read.
         NativeLibraryError: the compiled library is missing or of another version.
     """
@@ -64,6 +83,13 @@ class Encoder:
         threads: int = 1,
         water_level: float | None = None,
         *,
+        max_bytes: int | None = None,
+        target_bpp: float | None = None,
+        level: int | None = None,
+        slope: float | None = None,
+        trellis: bool | str | float = False,
+        measure: bool = False,
+        timing: bool = False,
         comment: bool = False,
     ) -> None:
         if not isinstance(profile, (Profile, str, Path)):
@@ -73,20 +99,22 @@ class Encoder:
         self._profile = profile if isinstance(profile, Profile) else load_profile(profile)
         self._color = _check_color(color)
         self._options = Options(
-            self._profile.subsampling, self._profile.effort if effort is None else effort, threads, comment=comment
+            self._profile.subsampling,
+            self._profile.effort if effort is None else effort,
+            threads,
+            trellis=trellis,
+            measure=measure,
+            timing=timing,
+            comment=comment,
         )
-        self._water_level = water_level
-        levels = _raw_levels(self._profile, water_level)
-        tables = _rounded_tables(self._profile)
+        self._control = Control(water_level, max_bytes, target_bpp, level, slope)
+        self._control.check(self._profile)
         self._lock = threading.Lock()
+        self._frames = 0
         self._native: NativeEncoder | None = NativeEncoder(
             self._options.subsampling, self._options.effort, self._options.threads, **self._options.fields()
         )
-        if levels is not None and self._profile.sensitivity is not None:
-            self._native.set_design(self._profile.sensitivity, *levels, self._profile.q_max)
-        elif tables.luma is not None:
-            chroma = tables.chroma
-            self._native.set_tables(tables.luma.array, None if chroma is None else chroma.array)
+        self._control.apply(self._profile, self._native)
         if comment:
             text = f"edgejpeg profile={self._profile.name}@{self._profile.profile_id}"
             self._native.set_comment(text.encode())
@@ -96,7 +124,7 @@ class Encoder:
         """The profile that this encoder was made with."""
         return self._profile
 
-    def encode(self, frame: NDArray[np.uint8]) -> bytes:
+    def encode(self, frame: NDArray[np.uint8], *, level: int | None = None) -> bytes:
         """Encode one frame.
 
         Args:
@@ -104,17 +132,36 @@ class Encoder:
                 which gives a file of one component, as every frame does with a ``"gray"`` profile. Sizes 1 to 65535
                 (decoders on libjpeg read up to 65500). Any strides; a frame is copied only when the samples of a
                 pixel are not adjacent.
+            level: of a ladder, for this frame alone.
 
         Returns:
             The bytes of the file.
 
         Raises:
-            InvalidInputError: another type, dtype, shape or size; the encoder is closed.
+            InvalidInputError: another type, dtype, shape or size; a level that the profile does not have, or with a
+                slope; the encoder is closed.
+            BudgetError: no table meets the budget; it says the smallest size. The encoder stays usable.
             NativeLibraryError: memory is short.
         """
         pixels, pixel_format = _check_frame(frame, self._color)
+        chosen = None if level is None else self._control.check_level(self._profile, level)
         with self._lock:
-            return self._open().encode(pixels, pixel_format)
+            native = self._open()
+            self._frames += 1
+            if chosen is None:
+                return native.encode(pixels, pixel_format)
+            native.set_level(chosen)
+            try:
+                return native.encode(pixels, pixel_format)
+            finally:
+                native.set_level(self._control.first_level(self._profile))
+
+    @property
+    def last(self) -> EncodeResult | None:
+        """How the last frame was encoded; None before a frame, and after one that failed."""
+        with self._lock:
+            frames = self._frames
+            return read_result(self._open(), self._profile, self._options.timing, lambda: self._weighted_errors(frames))
 
     @property
     def tables(self) -> tuple[QuantTable, QuantTable | None] | None:
@@ -128,7 +175,9 @@ class Encoder:
 
     @property
     def statistics(self) -> Statistics | None:
-        """The DCT statistics of the last frame; None with a fixed profile, which needs none, and before a frame.
+        """The DCT statistics of the last frame; None where nothing needed them, and before a frame.
+
+        An adaptive profile, a budget, a slope, a trellis and ``measure=True`` need them.
 
         lam_i is mean |C_i| (OptS eq. 12 as printed), which one pass over the frame gives: what
         :func:`~edgejpeg.design.statistics.image_statistics` gives with ``center=False``, up to the rounding of the
@@ -154,51 +203,23 @@ class Encoder:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            "profile": self._profile,
-            "color": self._color,
-            "effort": self._options.effort,
-            "threads": self._options.threads,
-            "water_level": self._water_level,
-            "comment": self._options.comment,
-        }
+        options = asdict(self._options)
+        del options["subsampling"]
+        return {"profile": self._profile, "color": self._color, **options, **asdict(self._control)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]  # a native handle of its own
+
+    def _weighted_errors(self, frames: int) -> NDArray[np.float64] | None:
+        with self._lock:
+            if self._frames != frames:
+                raise InvalidInputError("the encoder has had another frame since; ask for swe before it")
+            return self._open().swe()
 
     def _open(self) -> NativeEncoder:
         if self._native is None:
             raise InvalidInputError("this Encoder is closed; make a new one to encode more frames")
         return self._native
-
-
-def _rounded_tables(profile: Profile) -> Profile:
-    """The profile itself, or a ladder's default level as a fixed one, if its coefficients are rounded plainly."""
-    chosen = profile if profile.level is None else profile.at_level(profile.level)
-    if chosen.dead_zone is not None:
-        raise InvalidInputError(
-            f"profile {chosen.name!r} has dead-zone thresholds, which this encoder cannot apply; use one without them"
-        )
-    return chosen
-
-
-def _raw_levels(profile: Profile, water_level: float | None) -> tuple[float, float] | None:
-    """The raw luma and chroma water levels of an adaptive profile; None for the others."""
-    if profile.sensitivity is None or profile.water_level is None:
-        if water_level is not None:
-            raise InvalidInputError(
-                f"water_level={water_level!r} with {profile.name!r}, a {profile.kind} profile, which has tables "
-                "instead; leave it out, or use an adaptive profile"
-            )
-        return None
-    luma = profile.water_level
-    chroma = luma if profile.chroma_water_level is None else profile.chroma_water_level
-    if water_level is not None:
-        is_number = isinstance(water_level, (int, float, np.number)) and not isinstance(water_level, bool)
-        if not is_number or not 0 < water_level < math.inf:
-            raise InvalidInputError(f"water_level is a positive, finite number; got {water_level!r}")
-        luma, chroma = float(water_level), float(water_level) * (chroma / luma)
-    return raw_water_level(luma, profile.sensitivity), raw_water_level(chroma, profile.sensitivity)
 
 
 def _check_color(color: str) -> str:

@@ -5,7 +5,20 @@ from __future__ import annotations
 import ctypes
 import threading
 import weakref
-from ctypes import POINTER, byref, c_char_p, c_double, c_int, c_int32, c_int64, c_size_t, c_ssize_t, c_void_p
+from collections.abc import Sequence
+from ctypes import (
+    POINTER,
+    byref,
+    c_char_p,
+    c_double,
+    c_int,
+    c_int32,
+    c_int64,
+    c_size_t,
+    c_ssize_t,
+    c_uint64,
+    c_void_p,
+)
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import edgejpeg
-from edgejpeg.errors import InvalidInputError, NativeLibraryError
+from edgejpeg.errors import BudgetError, InvalidInputError, NativeLibraryError
 
 LIBRARY_NAME = "libedgejpeg.so"
 MAX_SIZE, MAX_THREADS = 65535, 256
@@ -21,7 +34,7 @@ MAX_SIZE, MAX_THREADS = 65535, 256
 SUBSAMPLING_CODES = {"444": 0, "422": 1, "420": 2, "gray": 3}
 FORMAT_CODES = {"rgb": 0, "bgr": 1, "gray": 2}
 
-_INVALID_ARGUMENT, _NOT_READY = 1, 3
+_INVALID_ARGUMENT, _NOT_READY, _BUDGET_NOT_MET = 1, 3, 5
 _REBUILD = "rebuild with: pip install . (in a source checkout: pip install --no-build-isolation -e .)"
 
 
@@ -59,6 +72,37 @@ class _Statistics(ctypes.Structure):
     ]
 
 
+class _Level(ctypes.Structure):
+    _fields_ = [
+        ("luma", c_void_p),
+        ("chroma", c_void_p),
+        ("luma_dead_zone", c_void_p),
+        ("chroma_dead_zone", c_void_p),
+        ("rate", c_double),
+    ]
+
+
+class _Result(ctypes.Structure):
+    _fields_ = [
+        ("components", c_int32),
+        ("level", c_int32),
+        ("encodes", c_int32),
+        ("luma_water_level", c_double),
+        ("chroma_water_level", c_double),
+        ("scale", c_double),
+        ("bytes", c_size_t),
+        ("bytes_app", c_size_t),
+        ("bytes_comment", c_size_t),
+        ("bytes_quantization", c_size_t),
+        ("bytes_frame", c_size_t),
+        ("bytes_huffman", c_size_t),
+        ("bytes_scan_headers", c_size_t),
+        ("bytes_entropy_coded", c_size_t),
+        ("bytes_other", c_size_t),
+        ("nanoseconds", c_uint64 * 5),
+    ]
+
+
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "edgejpeg_version": (c_char_p, []),
     "edgejpeg_last_error": (c_char_p, []),
@@ -67,10 +111,17 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "edgejpeg_encoder_destroy": (None, [c_void_p]),
     "edgejpeg_encoder_set_tables": (c_int, [c_void_p, c_void_p, c_void_p]),
     "edgejpeg_encoder_set_design": (c_int, [c_void_p, c_void_p, c_double, c_double, c_int32]),
+    "edgejpeg_encoder_set_dead_zone": (c_int, [c_void_p, c_void_p, c_void_p]),
+    "edgejpeg_encoder_set_ladder": (c_int, [c_void_p, POINTER(_Level), c_int32, c_int32]),
+    "edgejpeg_encoder_set_level": (c_int, [c_void_p, c_int32]),
+    "edgejpeg_encoder_set_slope": (c_int, [c_void_p, c_double]),
+    "edgejpeg_encoder_set_budget": (c_int, [c_void_p, c_size_t, c_double]),
     "edgejpeg_encoder_set_comment": (c_int, [c_void_p, c_char_p, c_size_t]),
     "edgejpeg_encoder_encode": (c_int, [c_void_p, POINTER(_Image), POINTER(c_void_p), POINTER(c_size_t)]),
     "edgejpeg_encoder_tables": (c_int, [c_void_p, c_void_p, c_void_p]),
     "edgejpeg_encoder_statistics": (c_int, [c_void_p, POINTER(_Statistics)]),
+    "edgejpeg_encoder_result": (c_int, [c_void_p, POINTER(_Result)]),
+    "edgejpeg_encoder_swe": (c_int, [c_void_p, POINTER(c_double)]),
 }
 
 _lock = threading.Lock()
@@ -171,6 +222,31 @@ class NativeEncoder:
             )
         )
 
+    def set_dead_zone(self, luma: NDArray[np.float64] | None, chroma: NDArray[np.float64] | None) -> None:
+        """(8, 8) thresholds in steps, row-major; None rounds plainly."""
+        zones = [None if zone is None else np.ascontiguousarray(zone, dtype=np.float64) for zone in (luma, chroma)]
+        self._check(self._library.edgejpeg_encoder_set_dead_zone(self._handle, *map(_address, zones)))
+
+    def set_ladder(self, levels: Sequence[tuple[float, Sequence[NDArray[Any] | None]]], level: int) -> None:
+        """Each level: its rate, and luma and chroma tables (uint8) and thresholds (float64), (8, 8) row-major."""
+        kept = [[None if array is None else np.ascontiguousarray(array) for array in arrays] for _, arrays in levels]
+        raw = (_Level * len(levels))(
+            *(_Level(*map(_address, arrays), rate) for arrays, (rate, _) in zip(kept, levels, strict=True))
+        )
+        self._check(self._library.edgejpeg_encoder_set_ladder(self._handle, raw, len(levels), level))
+
+    def set_level(self, level: int) -> None:
+        """The level of the ladder for all following frames."""
+        self._check(self._library.edgejpeg_encoder_set_level(self._handle, level))
+
+    def set_slope(self, slope: float) -> None:
+        """Bytes per level, for all following frames."""
+        self._check(self._library.edgejpeg_encoder_set_slope(self._handle, slope))
+
+    def set_budget(self, max_bytes: int, max_bits_per_pixel: float) -> None:
+        """No following file is larger; 0 and 0 for no budget."""
+        self._check(self._library.edgejpeg_encoder_set_budget(self._handle, max_bytes, max_bits_per_pixel))
+
     def set_comment(self, comment: bytes) -> None:
         """A COM segment for all following files; empty for none."""
         self._check(self._library.edgejpeg_encoder_set_comment(self._handle, comment, len(comment)))
@@ -209,10 +285,34 @@ class NativeEncoder:
         }
         return arrays | {"blocks": np.array(raw.blocks, dtype=np.int64)[:count]}
 
+    def result(self) -> _Result | None:
+        """The last frame's ``edgejpeg_result``; None before a frame."""
+        raw = _Result()
+        status = self._library.edgejpeg_encoder_result(self._handle, byref(raw))
+        if status == _NOT_READY:
+            return None
+        self._check(status)
+        return raw
+
+    def swe(self) -> NDArray[np.float64] | None:
+        """The last frame's weighted error of Y, Cb, Cr; None where no coefficients were kept."""
+        errors = (c_double * 3)()
+        status = self._library.edgejpeg_encoder_swe(self._handle, errors)
+        if status == _NOT_READY:
+            return None
+        self._check(status)
+        return np.array(errors)
+
     def _check(self, status: int) -> None:
         if status == 0:
             return
         message = self._library.edgejpeg_last_error().decode()
+        if status == _BUDGET_NOT_MET:
+            raise BudgetError(f"{message}; give a larger budget, or a smaller frame", self._size.value)
         if status == _INVALID_ARGUMENT:
             raise InvalidInputError(message)
         raise NativeLibraryError(f"libedgejpeg: {message}")
+
+
+def _address(array: NDArray[Any] | None) -> int | None:
+    return None if array is None else int(array.ctypes.data)

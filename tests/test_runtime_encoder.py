@@ -22,7 +22,7 @@ from edgejpeg.errors import InvalidInputError, ProfileError
 from edgejpeg.jpeg.markers import parse_jpeg
 from edgejpeg.jpeg.reference import encode_reference
 from edgejpeg.jpeg.tables import QuantTable, ijg_tables
-from edgejpeg.profile import DeadZone, Level, Profile
+from edgejpeg.profile import Level, Profile
 from edgejpeg.runtime import Encoder, encode_jpeg
 
 SUBSAMPLINGS = ("444", "422", "420", "gray")
@@ -255,7 +255,9 @@ def test_water_level(photo):
 def test_comment(photo):
     profile = adaptive(name="camera é")
     data = Encoder(profile, comment=True).encode(photo(20, 20))
-    assert parse_jpeg(data).comments == [f"edgejpeg profile=camera é@{profile.profile_id}".encode()]
+    assert parse_jpeg(data).comments == [
+        f"edgejpeg profile=camera é@{profile.profile_id} d={profile.water_level:g}".encode()
+    ]
     assert decode(data).shape == (20, 20, 3)
     assert parse_jpeg(Encoder(profile).encode(photo(20, 20))).comments == []
 
@@ -439,13 +441,3 @@ def test_a_ladder_encodes_at_its_default_level(photo):
         assert Encoder(profile, color="rgb").encode(frame) == encode_jpeg(frame, tables=pair)
     with pytest.raises(InvalidInputError, match="a ladder profile"):
         Encoder(profile, water_level=1.0)
-
-
-def test_dead_zones_are_refused_and_not_ignored():
-    zone = DeadZone(np.full((8, 8), 0.5), np.full((8, 8), 0.5))
-    luma, chroma = ijg_tables(50)
-    fixed = Profile.fixed(name="f", luma=luma, chroma=chroma, dead_zone=zone)
-    ladder = Profile.ladder(name="l", levels=[Level(1, luma, chroma, zone)])
-    for profile in (fixed, ladder):
-        with pytest.raises(InvalidInputError, match="dead-zone thresholds"):
-            Encoder(profile)

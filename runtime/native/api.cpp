@@ -52,6 +52,39 @@ edgejpeg_status check_water_level(const char* name, double value) {
   return fail(EDGEJPEG_INVALID_ARGUMENT, "%s is %g; it is a positive, finite number", name, value);
 }
 
+// `chroma` may be NULL, thresholds may as well.
+edgejpeg_status check_dead_zone(const char* name, const double* thresholds) {
+  for (int i = 0; thresholds != nullptr && i < 64; ++i) {
+    if (!(thresholds[i] >= 0.5 && thresholds[i] <= 1)) {
+      return fail(EDGEJPEG_INVALID_ARGUMENT, "the %s threshold at row %d, column %d is %g; it is .5 to 1", name, i / 8,
+                  i % 8, thresholds[i]);
+    }
+  }
+  if (thresholds != nullptr && thresholds[0] > 0.5) {
+    return fail(EDGEJPEG_INVALID_ARGUMENT, "the %s threshold of DC is %g; DC is rounded, its threshold is .5", name,
+                thresholds[0]);
+  }
+  return EDGEJPEG_OK;
+}
+
+edgejpeg_status check_level(const char* function, const edgejpeg_level& level, double rate_below) {
+  if (level.luma == nullptr) return fail_null(function, "luma of a level");
+  if (const auto status = check_table("luma", level.luma)) return status;
+  if (level.chroma != nullptr) {
+    if (const auto status = check_table("chroma", level.chroma)) return status;
+  }
+  if (const auto status = check_dead_zone("luma", level.luma_dead_zone)) return status;
+  if (const auto status = check_dead_zone("chroma", level.chroma_dead_zone)) return status;
+  if (std::isfinite(level.rate) && level.rate > rate_below) return EDGEJPEG_OK;
+  return fail(EDGEJPEG_INVALID_ARGUMENT, "a level's rate is %g; it is finite and above %g, the level's below",
+              level.rate, rate_below);
+}
+
+edgejpeg_status check_ladder(const Encoder& encoder) {
+  if (encoder.mode() == Encoder::Mode::kLadder) return EDGEJPEG_OK;
+  return fail(EDGEJPEG_NOT_READY, "no ladder yet; call edgejpeg_encoder_set_ladder");
+}
+
 edgejpeg_status check_image(const edgejpeg_image& image) {
   if (image.pixels == nullptr) return fail_null("edgejpeg_encoder_encode", "image->pixels");
   if (const auto status = check_range("image width", image.width, 1, EDGEJPEG_MAX_SIZE)) return status;
@@ -138,12 +171,74 @@ edgejpeg_status edgejpeg_encoder_set_design(edgejpeg_encoder* encoder, const dou
   return EDGEJPEG_OK;
 }
 
+edgejpeg_status edgejpeg_encoder_set_dead_zone(edgejpeg_encoder* encoder, const double* luma, const double* chroma) {
+  if (encoder == nullptr) return fail_null(__func__, "encoder");
+  if (const auto status = check_dead_zone("luma", luma)) return status;
+  if (const auto status = check_dead_zone("chroma", chroma)) return status;
+  encoder->encoder.set_dead_zone(luma, chroma);
+  return EDGEJPEG_OK;
+}
+
+edgejpeg_status edgejpeg_encoder_set_ladder(edgejpeg_encoder* encoder, const edgejpeg_level* levels, int32_t count,
+                                            int32_t level) {
+  if (encoder == nullptr) return fail_null(__func__, "encoder");
+  if (levels == nullptr) return fail_null(__func__, "levels");
+  if (const auto status = check_range("count", count, 1, EDGEJPEG_MAX_LEVELS)) return status;
+  if (const auto status = check_range("level", level, 0, count - 1)) return status;
+  edgejpeg::Ladder ladder = {};
+  ladder.count = static_cast<size_t>(count);
+  for (size_t i = 0; i < ladder.count; ++i) {
+    if (const auto status = check_level(__func__, levels[i], i == 0 ? 0 : levels[i - 1].rate)) return status;
+    edgejpeg::Ladder::Level& copy = ladder.levels[i];
+    const uint8_t* const tables[2] = {levels[i].luma, levels[i].chroma};
+    const double* const dead_zones[2] = {levels[i].luma_dead_zone, levels[i].chroma_dead_zone};
+    for (size_t slot = 0; slot < 2; ++slot) {
+      copy.has_dead_zone[slot] = dead_zones[slot] != nullptr;
+      if (tables[slot] != nullptr) std::memcpy(copy.tables[slot], tables[slot], 64);
+      if (dead_zones[slot] != nullptr) std::memcpy(copy.dead_zone[slot], dead_zones[slot], 64 * sizeof(double));
+    }
+    copy.has_chroma_table = levels[i].chroma != nullptr;
+    copy.rate = levels[i].rate;
+  }
+  encoder->encoder.set_ladder(ladder, static_cast<size_t>(level));
+  return EDGEJPEG_OK;
+}
+
+edgejpeg_status edgejpeg_encoder_set_level(edgejpeg_encoder* encoder, int32_t level) {
+  if (encoder == nullptr) return fail_null(__func__, "encoder");
+  if (const auto status = check_ladder(encoder->encoder)) return status;
+  const auto highest = static_cast<long long>(encoder->encoder.levels()) - 1;
+  if (const auto status = check_range("level", level, 0, highest)) return status;
+  encoder->encoder.set_level(static_cast<size_t>(level));
+  return EDGEJPEG_OK;
+}
+
+edgejpeg_status edgejpeg_encoder_set_slope(edgejpeg_encoder* encoder, double slope) {
+  if (encoder == nullptr) return fail_null(__func__, "encoder");
+  if (const auto status = check_ladder(encoder->encoder)) return status;
+  if (!std::isfinite(slope) || slope < 0) {
+    return fail(EDGEJPEG_INVALID_ARGUMENT, "slope is %g; it is a finite number of bytes per level, 0 or more", slope);
+  }
+  encoder->encoder.set_slope(slope);
+  return EDGEJPEG_OK;
+}
+
+edgejpeg_status edgejpeg_encoder_set_budget(edgejpeg_encoder* encoder, size_t max_bytes, double max_bits_per_pixel) {
+  if (encoder == nullptr) return fail_null(__func__, "encoder");
+  if (!std::isfinite(max_bits_per_pixel) || max_bits_per_pixel < 0) {
+    return fail(EDGEJPEG_INVALID_ARGUMENT, "max_bits_per_pixel is %g; it is finite and not negative",
+                max_bits_per_pixel);
+  }
+  encoder->encoder.set_budget(max_bytes, max_bits_per_pixel);
+  return EDGEJPEG_OK;
+}
+
 edgejpeg_status edgejpeg_encoder_set_comment(edgejpeg_encoder* encoder, const char* text, size_t size) {
   if (encoder == nullptr) return fail_null(__func__, "encoder");
   if (text == nullptr && size > 0) return fail_null(__func__, "text");
-  if (size > EDGEJPEG_MAX_COMMENT) {
-    return fail(EDGEJPEG_INVALID_ARGUMENT, "a comment of %zu bytes; a JPEG segment holds at most %d", size,
-                EDGEJPEG_MAX_COMMENT);
+  if (size > encoder->encoder.max_comment()) {
+    return fail(EDGEJPEG_INVALID_ARGUMENT, "a comment of %zu bytes; a JPEG segment holds at most %zu here", size,
+                encoder->encoder.max_comment());
   }
   if (!encoder->encoder.set_comment(text, size)) {
     return fail(EDGEJPEG_OUT_OF_MEMORY, "not enough memory for a comment of %zu bytes", size);
@@ -164,10 +259,15 @@ edgejpeg_status edgejpeg_encoder_encode(edgejpeg_encoder* encoder, const edgejpe
   if (core.mode() == Encoder::Mode::kNone) {
     return fail(EDGEJPEG_NOT_READY, "no tables yet; call edgejpeg_encoder_set_tables or edgejpeg_encoder_set_design");
   }
-  if (core.mode() == Encoder::Mode::kFixed && !core.has_chroma_table() && !core.is_gray(*image)) {
-    return fail(EDGEJPEG_NOT_READY, "a colour frame needs a chroma table; give one to edgejpeg_encoder_set_tables");
+  if (core.mode() != Encoder::Mode::kDesigned && !core.has_chroma_table() && !core.is_gray(*image)) {
+    return fail(EDGEJPEG_NOT_READY, "a colour frame needs a chroma table; give one with the luma table");
   }
-  if (!core.encode(*image)) {
+  const edgejpeg_status status = core.encode(*image);
+  if (status == EDGEJPEG_BUDGET_NOT_MET) {
+    *size = core.smallest_size();
+    return fail(status, "no table meets the budget: the smallest file of this frame has %zu bytes", *size);
+  }
+  if (status != EDGEJPEG_OK) {
     return fail(EDGEJPEG_OUT_OF_MEMORY, "not enough memory to encode a frame of %d x %d",
                 static_cast<int>(image->width), static_cast<int>(image->height));
   }
@@ -190,8 +290,28 @@ edgejpeg_status edgejpeg_encoder_statistics(const edgejpeg_encoder* encoder, edg
   if (encoder == nullptr) return fail_null(__func__, "encoder");
   if (statistics == nullptr) return fail_null(__func__, "statistics");
   if (!encoder->encoder.has_statistics()) {
-    return fail(EDGEJPEG_NOT_READY, "no statistics: the last frame had fixed tables, or there was none");
+    return fail(EDGEJPEG_NOT_READY,
+                "no statistics: the last frame had given tables and needed none, or there was none");
   }
   *statistics = encoder->encoder.statistics();
+  return EDGEJPEG_OK;
+}
+
+edgejpeg_status edgejpeg_encoder_result(const edgejpeg_encoder* encoder, edgejpeg_result* result) {
+  if (encoder == nullptr) return fail_null(__func__, "encoder");
+  if (result == nullptr) return fail_null(__func__, "result");
+  if (encoder->encoder.components() == 0) return fail(EDGEJPEG_NOT_READY, "no frame has been encoded yet");
+  *result = encoder->encoder.result();
+  return EDGEJPEG_OK;
+}
+
+edgejpeg_status edgejpeg_encoder_swe(edgejpeg_encoder* encoder, double swe[3]) {
+  if (encoder == nullptr) return fail_null(__func__, "encoder");
+  if (swe == nullptr) return fail_null(__func__, "swe");
+  if (!encoder->encoder.has_statistics()) {
+    return fail(EDGEJPEG_NOT_READY,
+                "no coefficients: the last frame had given tables and needed none, or there was none");
+  }
+  encoder->encoder.weighted_errors(swe);
   return EDGEJPEG_OK;
 }

@@ -36,7 +36,8 @@ typedef enum edgejpeg_status {
   EDGEJPEG_OK = 0,
   EDGEJPEG_INVALID_ARGUMENT = 1,
   EDGEJPEG_OUT_OF_MEMORY = 2,
-  EDGEJPEG_NOT_READY = 3 /* no tables and no design given yet, or nothing encoded yet */
+  EDGEJPEG_NOT_READY = 3,     /* no tables and no design given yet, or nothing encoded yet */
+  EDGEJPEG_BUDGET_NOT_MET = 5 /* *size says the size of the smallest possible file */
 } edgejpeg_status;
 
 typedef enum edgejpeg_subsampling {
@@ -55,6 +56,7 @@ typedef enum edgejpeg_pixel_format {
 #define EDGEJPEG_MAX_SIZE 65535
 #define EDGEJPEG_MAX_THREADS 256
 #define EDGEJPEG_MAX_COMMENT 65533
+#define EDGEJPEG_MAX_LEVELS 16
 
 /* How a coefficient becomes a level. TRIM and TRELLIS weigh the error by the design's sensitivities, or by 1 / q^2 with
  * given tables, against the length of the codes: TRIM drops the last levels of a block, TRELLIS any. Networks notice
@@ -99,6 +101,37 @@ typedef struct edgejpeg_statistics {
   double laplace_scale[3][64]; /* mean |C|, as OptS eq. 12 is printed */
 } edgejpeg_statistics;
 
+/* One level of a ladder: tables as for edgejpeg_encoder_set_tables, thresholds as for edgejpeg_encoder_set_dead_zone.
+ */
+typedef struct edgejpeg_level {
+  const uint8_t* luma;
+  const uint8_t* chroma; /* NULL: one-component files only */
+  const double* luma_dead_zone;
+  const double* chroma_dead_zone;
+  double rate; /* bits per pixel at its design, above 0 and rising: where a search begins */
+} edgejpeg_level;
+
+/* How the last frame was encoded. */
+typedef struct edgejpeg_result {
+  int32_t components;        /* 1 or 3 */
+  int32_t level;             /* of the ladder; -1: none */
+  int32_t encodes;           /* how often the frame was encoded; more than once for a budget only */
+  double luma_water_level;   /* raw, as it was used; 0: given tables */
+  double chroma_water_level; /* the same; 0 for one component */
+  double scale;              /* of the given tables, 1 without a budget; 0: designed ones */
+  size_t bytes;              /* of the file, and of its segments, which add up to it */
+  size_t bytes_app;          /* APP0, APP1 */
+  size_t bytes_comment;
+  size_t bytes_quantization;
+  size_t bytes_frame;
+  size_t bytes_huffman;
+  size_t bytes_scan_headers;
+  size_t bytes_entropy_coded;
+  size_t bytes_other;      /* SOI, EOI, DRI */
+  uint64_t nanoseconds[5]; /* with the option `timing`, over all threads: colour, transform (with statistics), design
+                              (with the search), quantization, entropy coding */
+} edgejpeg_result;
+
 typedef struct edgejpeg_encoder edgejpeg_encoder;
 
 /* The version of this library, equal to the Python package's. */
@@ -132,6 +165,30 @@ EDGEJPEG_API edgejpeg_status edgejpeg_encoder_set_design(edgejpeg_encoder* encod
                                                          double luma_water_level, double chroma_water_level,
                                                          int32_t q_max);
 
+/* Thresholds .5..1 in steps q, 64 each, row-major: a coefficient with |C| < t q becomes 0, others are rounded; .5 is
+ * plain rounding. For the tables or the design that the encoder has or will have; a ladder has its own. NULL: .5. */
+EDGEJPEG_API edgejpeg_status edgejpeg_encoder_set_dead_zone(edgejpeg_encoder* encoder, const double* luma,
+                                                            const double* chroma);
+
+/* 1 to EDGEJPEG_MAX_LEVELS levels in the order of rising rates, copied, and the one to take when nothing else is asked
+ * for. It takes back edgejpeg_encoder_set_slope. */
+EDGEJPEG_API edgejpeg_status edgejpeg_encoder_set_ladder(edgejpeg_encoder* encoder, const edgejpeg_level* levels,
+                                                         int32_t count, int32_t level);
+
+/* The level of all following frames; with a budget, the highest one. It takes back edgejpeg_encoder_set_slope. */
+EDGEJPEG_API edgejpeg_status edgejpeg_encoder_set_level(edgejpeg_encoder* encoder, int32_t level);
+
+/* For every following frame the level at which one more costs `slope` bytes, 0 or more, on the frame's own curve: the
+ * one that minimises size - slope * level. The curve is found by counting the codes, in a sample of the rows of large
+ * frames. With a budget, it is the highest level. */
+EDGEJPEG_API edgejpeg_status edgejpeg_encoder_set_slope(edgejpeg_encoder* encoder, double slope);
+
+/* No following file is larger: the water level of a design, the scale of given tables or the level of a ladder (the
+ * highest that fits) is found for every frame. 0 and 0: no budget; with both, the smaller one counts. Where no table
+ * meets it, edgejpeg_encoder_encode returns EDGEJPEG_BUDGET_NOT_MET. */
+EDGEJPEG_API edgejpeg_status edgejpeg_encoder_set_budget(edgejpeg_encoder* encoder, size_t max_bytes,
+                                                         double max_bits_per_pixel);
+
 /* A comment for every following file; size 0 means none. The text is copied. */
 EDGEJPEG_API edgejpeg_status edgejpeg_encoder_set_comment(edgejpeg_encoder* encoder, const char* text, size_t size);
 
@@ -142,9 +199,17 @@ EDGEJPEG_API edgejpeg_status edgejpeg_encoder_encode(edgejpeg_encoder* encoder, 
 /* The tables of the last frame, 64 values each, row-major. For a one-component file chroma is filled with zeros. */
 EDGEJPEG_API edgejpeg_status edgejpeg_encoder_tables(const edgejpeg_encoder* encoder, uint8_t* luma, uint8_t* chroma);
 
-/* The statistics of the last frame. Only tables designed per frame need them: with fixed ones, EDGEJPEG_NOT_READY. */
+/* The statistics of the last frame. With given tables only a budget, TRIM, TRELLIS and the option `keep_statistics`
+ * have them made: else EDGEJPEG_NOT_READY. */
 EDGEJPEG_API edgejpeg_status edgejpeg_encoder_statistics(const edgejpeg_encoder* encoder,
                                                          edgejpeg_statistics* statistics);
+
+EDGEJPEG_API edgejpeg_status edgejpeg_encoder_result(const edgejpeg_encoder* encoder, edgejpeg_result* result);
+
+/* The sensitivity-weighted error of the last frame by component: the sum of s (C - q K)^2 over its blocks [OptS eq.
+ * 10], with the coefficients C of the encoder's DCT and the levels K in the file; s = 1 where the encoder has no
+ * sensitivities. Where there are no statistics, EDGEJPEG_NOT_READY. */
+EDGEJPEG_API edgejpeg_status edgejpeg_encoder_swe(edgejpeg_encoder* encoder, double swe[3]);
 
 #ifdef __cplusplus
 }

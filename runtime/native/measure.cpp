@@ -1,4 +1,4 @@
-// The first pass of a designed frame: coefficients and their statistics.
+// The first pass of a frame that is kept: coefficients and their statistics.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -22,7 +22,9 @@ void Encoder::measure(const edgejpeg_image& image) {
   pool_.for_each(geometry_.mcu_rows, [&](size_t item, size_t worker_index) {
     const size_t mcu_row = geometry_.mcu_rows - 1 - item;
     Worker& worker = workers_[worker_index];
+    StageClock clock(stages(&worker));
     convert_mcu_row(image, geometry_, *backend_, mcu_row, &worker.strip);
+    clock.lap(kColour);
     for (size_t c = 0; c < geometry_.components; ++c) {
       const Component& component = geometry_.component[c];
       const size_t stride = Strip::stride(geometry_, c);
@@ -43,6 +45,7 @@ void Encoder::measure(const edgejpeg_image& image) {
         }
       }
     }
+    clock.lap(kTransform);
   });
   statistics_ = {};
   statistics_.components = static_cast<int32_t>(geometry_.components);

@@ -6,39 +6,6 @@
 
 namespace edgejpeg {
 
-// Quantises a row of MCUs, from the stored coefficients or from the frame.
-void Encoder::fill_row(const edgejpeg_image& image, size_t mcu_row, Row* row, Worker* worker) const {
-  const bool stored = mode_ == Mode::kDesigned && !exact_;
-  if (!stored) convert_mcu_row(image, geometry_, *backend_, mcu_row, &worker->strip);
-  for (size_t c = 0; c < geometry_.components; ++c) {
-    const Component& component = geometry_.component[c];
-    const size_t stride = Strip::stride(geometry_, c);
-    const size_t count = pairs(c);
-    const Quantiser& quantiser = quantiser_[component.table];
-    for (size_t line = 0; line < component.vertical; ++line) {
-      const size_t block_row = mcu_row * component.vertical + line;
-      if (block_row >= component.rows) break;
-      const size_t offset = block_offset(c, line);
-      Block* const blocks = row->blocks.data() + offset;
-      int16_t* const levels = row->levels.data() + offset * kBlockSize;
-      const int8_t* const samples = worker->strip.samples[c].data() + 8 * line * stride;
-      if (exact_) {
-        backend_->quantise_exactly(samples, stride, component.columns, used_[component.table], nullptr, blocks, levels);
-      } else if (stored) {
-        const int16_t* const coefficients = coefficients_[c].data() + block_row * count * kPairSize;
-        backend_->quantise(coefficients, count, quantiser, blocks, levels);
-      } else {
-        for (size_t pair = 0; pair < count; pair += kPortion) {
-          const size_t portion = std::min(kPortion, count - pair);
-          alignas(64) int16_t coefficients[kPortion * kPairSize];
-          backend_->transform(samples + 16 * pair, stride, portion, coefficients);
-          backend_->quantise(coefficients, portion, quantiser, blocks + 2 * pair, levels + pair * kPairSize);
-        }
-      }
-    }
-  }
-}
-
 McuRow Encoder::view(size_t mcu_row, const Row& row) const {
   McuRow view = {geometry_.components, geometry_.mcu_columns, {}};
   for (size_t c = 0; c < geometry_.components; ++c) {
@@ -68,38 +35,80 @@ void Encoder::start_dcs(size_t first, size_t count, int (*dcs)[3], int* end_dc) 
   }
 }
 
-void Encoder::choose_huffman_tables(const edgejpeg_image& image) {
-  const size_t slots = geometry_.components == 1 ? 1 : 2;
-  if (effort_ == 0) {
-    for (size_t slot = 0; slot < slots; ++slot) {
-      dc_[slot] = kStandardDc[slot];
-      ac_[slot] = kStandardAc[slot];
-    }
-    return;
-  }
+size_t Encoder::count_symbols(const edgejpeg_image& image, size_t stride) {
   for (size_t i = 0; i < threads_; ++i) {
     std::memset(workers_[i].dc, 0, sizeof(workers_[i].dc));
     std::memset(workers_[i].ac, 0, sizeof(workers_[i].ac));
   }
+  const size_t offset = stride / 2;
+  const size_t rows = divide_up(geometry_.mcu_rows - offset, stride);
   int end_dc[3] = {};
-  for (size_t first = 0; first < geometry_.mcu_rows; first += batch_) {
-    const size_t count = std::min(batch_, geometry_.mcu_rows - first);
-    pool_.for_each(count, [&](size_t i, size_t worker) { fill_row(image, first + i, rows_ + i, workers_ + worker); });
-    start_dcs(first, count, start_dcs_.data(), end_dc);
+  for (size_t first = 0; first < rows; first += batch_) {
+    const size_t count = std::min(batch_, rows - first);
+    const auto mcu_row = [&](size_t i) { return offset + (first + i) * stride; };
+    pool_.for_each(count, [&](size_t i, size_t worker) { fill_row(image, mcu_row(i), rows_ + i, workers_ + worker); });
+    if (stride == 1) {
+      start_dcs(first, count, start_dcs_.data(), end_dc);
+    } else {
+      std::memset(start_dcs_.data(), 0, count * sizeof(int[3]));
+    }
     pool_.for_each(count, [&](size_t i, size_t worker) {
-      backend_->count(view(first + i, rows_[i]), start_dcs_.data()[i], workers_[worker].dc, workers_[worker].ac);
+      StageClock clock(stages(workers_ + worker));
+      backend_->count(view(mcu_row(i), rows_[i]), start_dcs_.data()[i], workers_[worker].dc, workers_[worker].ac);
+      clock.lap(kEntropy);
     });
   }
-  rows_are_filled_ = batch_ == geometry_.mcu_rows;
-  for (size_t slot = 0; slot < slots; ++slot) {
+  rows_are_filled_ = stride == 1 && batch_ == geometry_.mcu_rows;
+  for (size_t slot = 0; slot < 2; ++slot) {
     for (size_t i = 1; i < threads_; ++i) {
       workers_[0].dc[slot].add(workers_[i].dc[slot]);
       workers_[0].ac[slot].add(workers_[i].ac[slot]);
     }
+  }
+  return rows;
+}
+
+void Encoder::make_optimal_tables() {
+  StageClock clock(stages(workers_));
+  for (size_t slot = 0; slot < (geometry_.components == 1 ? 1u : 2u); ++slot) {
     dc_[slot] = optimal_table(workers_[0].dc[slot]);
     ac_[slot] = optimal_table(workers_[0].ac[slot]);
     make_codes(dc_[slot], ac_[slot], &optimal_codes_[slot]);
   }
+  clock.lap(kEntropy);
+}
+
+// The tables that the file will have are known after the levels. At effort 1 those of rounded levels go first, then
+// those of the levels that were weighed by them.
+void Encoder::choose_trellis_lengths(const edgejpeg_image& image) {
+  weighs_codes_ = false;
+  if (quantization_ == EDGEJPEG_ROUND) return;
+  for (size_t c = 0; c < geometry_.components; ++c) set_trellis(c);
+  if (effort_ == 0) {
+    set_trellis_lengths(standard_codes_);
+    weighs_codes_ = true;
+    return;
+  }
+  constexpr size_t kBlocks = 2048;
+  constexpr size_t kMaxStride = 16;
+  for (int round = 0; round < 2; ++round) {
+    count_symbols(image, sampling_stride(kBlocks, kMaxStride));
+    make_optimal_tables();
+    set_trellis_lengths(optimal_codes_);
+    weighs_codes_ = true;
+  }
+}
+
+void Encoder::choose_huffman_tables(const edgejpeg_image& image) {
+  rows_are_filled_ = false;
+  for (size_t slot = 0; slot < (geometry_.components == 1 ? 1u : 2u) && effort_ == 0; ++slot) {
+    dc_[slot] = kStandardDc[slot];
+    ac_[slot] = kStandardAc[slot];
+  }
+  choose_trellis_lengths(image);
+  if (effort_ == 0) return;
+  count_symbols(image, 1);
+  make_optimal_tables();
 }
 
 bool Encoder::write_scan(const edgejpeg_image& image) {
@@ -114,10 +123,13 @@ bool Encoder::write_scan(const edgejpeg_image& image) {
       pool_.for_each(count, [&](size_t i, size_t worker) { fill_row(image, first + i, rows_ + i, workers_ + worker); });
     }
     start_dcs(first, count, start_dcs_.data(), end_dc);
-    pool_.for_each(count, [&](size_t i, size_t) {
+    pool_.for_each(count, [&](size_t i, size_t worker) {
+      StageClock clock(stages(workers_ + worker));
       rows_[i].bits =
           backend_->write(view(first + i, rows_[i]), start_dcs_.data()[i], codes, rows_[i].bytes.data() + 1);
+      clock.lap(kEntropy);
     });
+    StageClock clock(stages(workers_));
     for (size_t i = 0; i < count; ++i) {
       uint8_t* const bytes = rows_[i].bytes.data() + 1;
       const size_t bits = left_over_bits + rows_[i].bits;
@@ -132,6 +144,7 @@ bool Encoder::write_scan(const edgejpeg_image& image) {
       left_over = static_cast<uint8_t>(next >> (8 - rest));
       left_over_bits = rest;
     }
+    clock.lap(kEntropy);
   }
   if (left_over_bits == 0) return true;
   if (!file_.reserve(2)) return false;
