@@ -15,7 +15,16 @@ from edgejpeg.errors import InvalidInputError, NativeLibraryError
 from edgejpeg.jpeg.markers import parse_jpeg
 from edgejpeg.jpeg.tables import ijg_tables
 from edgejpeg.runtime import encode_jpeg
-from edgejpeg.runtime.bench import Measurement, Settings, compare, measure, nearest_quality, percentile, summarise
+from edgejpeg.runtime.bench import (
+    Measurement,
+    Settings,
+    compare,
+    measure,
+    measure_stages,
+    nearest_quality,
+    percentile,
+    summarise,
+)
 from edgejpeg.runtime.scenes import generated_scenes, mosaic
 from edgejpeg.runtime.turbojpeg import find_turbojpeg
 
@@ -234,3 +243,9 @@ def test_import_needs_numpy_alone():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_stages_are_medians_of_rounds_and_means_of_frames():
+    taken = iter([99.0, 99.0, 1.0, 10.0, 2.0, 30.0, 30.0, 20.0])  # two frames, a warm-up and three rounds
+    frames = [np.zeros((8, 8, 3), np.uint8)] * 2
+    assert measure_stages(lambda frame: {"a": next(taken), "b": 1.0}, frames, 3) == {"a": (2.0 + 20.0) / 2, "b": 1.0}
