@@ -19,7 +19,8 @@ from edgejpeg.design.statistics import Statistics
 from edgejpeg.errors import InvalidInputError
 from edgejpeg.jpeg.tables import QuantTable
 from edgejpeg.profile import Profile, load_profile
-from edgejpeg.runtime.library import MAX_SIZE, MAX_THREADS, NativeEncoder
+from edgejpeg.runtime.library import MAX_SIZE, NativeEncoder
+from edgejpeg.runtime.options import Options
 
 COLORS = ("bgr", "rgb")
 
@@ -71,20 +72,22 @@ class Encoder:
             )
         self._profile = profile if isinstance(profile, Profile) else load_profile(profile)
         self._color = _check_color(color)
-        self._effort = _check_integer("effort", self._profile.effort if effort is None else effort, 0, 1)
-        self._threads = _check_integer("threads", threads, 1, MAX_THREADS)
-        self._comment = bool(comment)
+        self._options = Options(
+            self._profile.subsampling, self._profile.effort if effort is None else effort, threads, comment=comment
+        )
         self._water_level = water_level
         levels = _raw_levels(self._profile, water_level)
         tables = _rounded_tables(self._profile)
         self._lock = threading.Lock()
-        self._native: NativeEncoder | None = NativeEncoder(self._profile.subsampling, self._effort, self._threads)
+        self._native: NativeEncoder | None = NativeEncoder(
+            self._options.subsampling, self._options.effort, self._options.threads, **self._options.fields()
+        )
         if levels is not None and self._profile.sensitivity is not None:
             self._native.set_design(self._profile.sensitivity, *levels, self._profile.q_max)
         elif tables.luma is not None:
             chroma = tables.chroma
             self._native.set_tables(tables.luma.array, None if chroma is None else chroma.array)
-        if self._comment:
+        if comment:
             text = f"edgejpeg profile={self._profile.name}@{self._profile.profile_id}"
             self._native.set_comment(text.encode())
 
@@ -154,10 +157,10 @@ class Encoder:
         return {
             "profile": self._profile,
             "color": self._color,
-            "effort": self._effort,
-            "threads": self._threads,
+            "effort": self._options.effort,
+            "threads": self._options.threads,
             "water_level": self._water_level,
-            "comment": self._comment,
+            "comment": self._options.comment,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -202,12 +205,6 @@ def _check_color(color: str) -> str:
     if color not in COLORS:
         raise InvalidInputError(f"color is one of {', '.join(COLORS)}; got {color!r}")
     return color
-
-
-def _check_integer(name: str, value: int, low: int, high: int) -> int:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
-        raise InvalidInputError(f"{name} is an integer from {low} to {high}; got {value!r}")
-    return int(value)
 
 
 def _check_frame(frame: NDArray[np.uint8], color: str) -> tuple[NDArray[np.uint8], str]:

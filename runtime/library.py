@@ -37,6 +37,11 @@ class _Options(ctypes.Structure):
         ("progressive", c_int32),
         ("restart_rows", c_int32),
         ("orientation", c_int32),
+        ("quantization", c_int32),
+        ("trellis_weight", c_double),
+        ("keep_statistics", c_int32),
+        ("timing", c_int32),
+        ("comment_control", c_int32),
     ]
 
 
@@ -130,10 +135,13 @@ def library_version() -> str:
 
 
 class NativeEncoder:
-    """One native encoder: checked Python values in, bytes out. One thread at a time: see :class:`Encoder`."""
+    """One native encoder: checked Python values in, bytes out. One thread at a time: see :class:`Encoder`.
 
-    def __init__(self, subsampling: str, effort: int, threads: int, **fields: int) -> None:
-        """``fields``: further ones of the C interface's ``edgejpeg_options``, by name; those left out are 0."""
+    Args:
+        fields: of ``edgejpeg_options``, as :meth:`edgejpeg.runtime.options.Options.fields` gives them.
+    """
+
+    def __init__(self, subsampling: str, effort: int, threads: int, **fields: int | float) -> None:
         self._library = load_library()
         handle = c_void_p()
         options = _Options(SUBSAMPLING_CODES[subsampling], effort, threads, **fields)

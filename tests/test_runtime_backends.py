@@ -152,7 +152,7 @@ int main(void) {
     const int32_t channels = head[5] == EDGEJPEG_LUMA ? 1 : 3;
     const size_t bytes = (size_t)head[0] * (size_t)head[1] * (size_t)channels;
     uint8_t* const pixels = malloc(bytes);
-    const edgejpeg_options options = {head[2], head[3], head[4]};
+    const edgejpeg_options options = {.subsampling = head[2], .effort = head[3], .threads = head[4]};
     const edgejpeg_image image = {pixels, head[0], head[1], (ptrdiff_t)head[0] * channels, channels, head[5]};
     edgejpeg_encoder* encoder;
     const uint8_t* data;

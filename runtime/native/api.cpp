@@ -69,9 +69,17 @@ edgejpeg_status check_options(const edgejpeg_options& options) {
       {"progressive", options.progressive, 0, 1},
       {"restart_rows", options.restart_rows, 0, EDGEJPEG_MAX_SIZE},
       {"orientation", options.orientation, 0, 8},
+      {"quantization", options.quantization, EDGEJPEG_ROUND, EDGEJPEG_TRELLIS},
+      {"keep_statistics", options.keep_statistics, 0, 1},
+      {"timing", options.timing, 0, 1},
+      {"comment_control", options.comment_control, 0, 1},
   };
   for (const auto& field : fields) {
     if (const auto status = check_range(field.name, field.value, field.low, field.high)) return status;
+  }
+  if (!std::isfinite(options.trellis_weight) || options.trellis_weight < 0) {
+    return fail(EDGEJPEG_INVALID_ARGUMENT, "trellis_weight is %g; it is finite and not negative",
+                options.trellis_weight);
   }
   if (options.progressive != 0 && options.restart_rows != 0) {
     return fail(EDGEJPEG_INVALID_ARGUMENT, "progressive is 1 and restart_rows is %d; one of them is 0",

@@ -62,6 +62,15 @@ typedef enum edgejpeg_container {
 #define EDGEJPEG_MAX_COMMENT 65533
 #define EDGEJPEG_MAX_RESTART_INTERVAL 65535 /* MCUs: restart_rows times those of a row */
 
+/* How a coefficient becomes a level. TRIM and TRELLIS weigh the error by the design's sensitivities, or by 1 / q^2 with
+ * given tables, against the length of the codes: TRIM drops the last levels of a block, TRELLIS any. Networks notice
+ * zeroing more than the weighted error says. */
+typedef enum edgejpeg_quantization {
+  EDGEJPEG_ROUND = 0, /* or the dead zone */
+  EDGEJPEG_TRIM = 1,
+  EDGEJPEG_TRELLIS = 2
+} edgejpeg_quantization;
+
 /* All zero but `threads` is a plain encoder. Fields are int32_t, so that a value outside an enumeration is refused and
  * not undefined. A large frame is one of 1280 x 720 pixels or more with at least 32 rows of MCUs. */
 typedef struct edgejpeg_options {
@@ -75,6 +84,12 @@ typedef struct edgejpeg_options {
   int32_t progressive;        /* 1: a progressive file, always with optimal Huffman tables; it decodes to the same */
   int32_t restart_rows;       /* rows of MCUs from a restart marker to the next; 0: none. Not with progressive */
   int32_t orientation;        /* the EXIF orientation, 1..8; 0: no EXIF */
+  int32_t quantization;       /* edgejpeg_quantization */
+  double trellis_weight; /* error per bit that TRIM and TRELLIS accept, in units of the water level, or of the noise of
+                            rounding, q^2 / 12, with given tables; 0: the default of 1.5 */
+  int32_t keep_statistics; /* 1: statistics and coefficients are kept with given tables too */
+  int32_t timing;          /* 1: the time of every stage is taken */
+  int32_t comment_control; /* 1: " d=...", " scale=..." or " level=..." ends a comment, if there is one */
 } edgejpeg_options;
 
 typedef struct edgejpeg_image {
