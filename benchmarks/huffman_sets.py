@@ -36,7 +36,7 @@ VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov"}
 PROFILES = {"420": "efficientnet_lite0", "444": "efficientnet_lite0-444"}
 QUALITIES = (10, 20, 35, 50, 65, 75, 85, 92)
 FLAT_STEPS = (12, 24, 48)
-WATER_LEVELS = (0.1, 0.3, 1.0, 3.0, 8.0)
+WATER_LEVELS = (0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 1.7, 3.0, 6.0)
 
 FAMILIES = ("DC luma", "AC luma", "DC chroma", "AC chroma")
 STANDARD = (
@@ -47,6 +47,9 @@ STANDARD = (
 )
 TRAINED = (3, 7, 3, 7)
 """Tables of each family besides Annex K's: kDcChoices - 1 and kAcChoices - 1 of huffman_sets.h."""
+
+STARTS = 6
+"""Clusterings to choose the best of: Lloyd's algorithm finds a local optimum."""
 
 
 @dataclass
@@ -158,7 +161,7 @@ def lengths(table: HuffmanTable) -> NDArray[np.int64]:
 
 def covering_table(counts: NDArray[np.float64], standard: HuffmanTable) -> HuffmanTable:
     """The optimal table for relative counts, with a code for every symbol that ``standard`` has one for."""
-    scaled = np.round(counts / counts.sum() * 1e6).astype(np.int64)
+    scaled = np.round(counts / max(counts.sum(), 1e-300) * 1e6).astype(np.int64)
     scaled[list(standard.symbols)] += 1
     return huffman.optimal_table(scaled)
 
@@ -181,21 +184,35 @@ def cluster(
     """
     standard, trained = STANDARD[family], TRAINED[family]
     relative = counts * weights[:, None]
-    choice = np.empty(len(counts), np.int64)
-    choice[np.argsort(relative.sum(axis=1) / weights)] = np.arange(len(counts)) * trained // len(counts) + 1
-    for _ in range(100):
-        tables = [covering_table(relative[choice == index + 1].sum(axis=0), standard) for index in range(trained)]
-        bits = counts @ np.stack([lengths(table) for table in [standard, *tables]], axis=1)
-        chosen = bits.argmin(axis=1)
-        # Tables that no frame chose start again from those that are coded worst.
-        worst = np.argsort((excess_of - bits.min(axis=1)) * weights)
-        share = max(1, len(counts) // (4 * trained))
-        for place, index in enumerate(sorted(set(range(1, trained + 1)) - set(chosen.tolist()))):
-            chosen[worst[place * share : (place + 1) * share]] = index
-        if (chosen == choice).all():
-            break
-        choice = chosen
-    return [tables[i] for i in np.argsort([counts[choice == i + 1].sum(axis=1).mean() for i in range(trained)])]
+    by_rate = np.argsort(counts.sum(axis=1) * weights)
+    rng = np.random.default_rng(family)
+    best, found = np.inf, []
+    for start in range(STARTS):
+        choice = np.empty(len(counts), np.int64)
+        if start == 0:
+            choice[by_rate] = np.arange(len(counts)) * trained // len(counts) + 1
+        else:
+            seeds = [covering_table(relative[i], standard) for i in rng.choice(len(counts), trained, replace=False)]
+            choice = (relative @ np.stack([lengths(table) for table in seeds], axis=1)).argmin(axis=1) + 1
+        for _ in range(40):
+            members = [relative[choice == index + 1].sum(axis=0) for index in range(trained)]
+            tables = [covering_table(member, standard) for member in members]
+            bits = relative @ np.stack([lengths(table) for table in [standard, *tables]], axis=1)
+            chosen = bits.argmin(axis=1)
+            # Tables that no frame chose start again from those that are coded worst.
+            worst = np.argsort(excess_of * weights - bits.min(axis=1))
+            share = max(1, len(counts) // (4 * trained))
+            for place, index in enumerate(sorted(set(range(1, trained + 1)) - set(chosen.tolist()))):
+                chosen[worst[place * share : (place + 1) * share]] = index
+            if (chosen == choice).all():
+                break
+            choice = chosen
+        if bits.min(axis=1).sum() < best:
+            best, found = (
+                bits.min(axis=1).sum(),
+                [(counts[choice == i + 1].sum(axis=1).mean(), tables[i]) for i in range(trained)],
+            )
+    return [table for _, table in sorted(found, key=lambda entry: entry[0])]
 
 
 def train(frames: list[Frame]) -> list[list[HuffmanTable]]:

@@ -79,7 +79,7 @@ typedef struct edgejpeg_options {
   int32_t threads;            /* 1..EDGEJPEG_MAX_THREADS; the bytes do not depend on it */
   int32_t standard_huffman;   /* 1: at effort 0 always the Huffman tables of ITU-T T.81 Annex K */
   int32_t exact_huffman;      /* at effort 1, 1: every block is counted; 0: of large frames a sample of the rows */
-  int32_t sampled_statistics; /* 1: of large frames, every 8th row of MCUs alone is measured for the design */
+  int32_t sampled_statistics; /* 1: of large frames, every 4th row of MCUs alone is measured for the design */
   int32_t container;          /* edgejpeg_container */
   int32_t progressive;        /* 1: a progressive file, always with optimal Huffman tables; it decodes to the same */
   int32_t restart_rows;       /* rows of MCUs from a restart marker to the next; 0: none. Not with progressive */

@@ -15,7 +15,7 @@ constexpr size_t kBatchBytes = size_t{96} << 20;
 // From here on a sample of a frame's rows is enough, where that is allowed.
 constexpr size_t kManyPixels = 1280 * 720;
 constexpr size_t kManyRows = 32;
-constexpr size_t kMeasureStep = 8;
+constexpr size_t kMeasureStep = 4;
 
 bool is_large(const Geometry& geometry) {
   return geometry.width * geometry.height >= kManyPixels && geometry.mcu_rows >= kManyRows;
@@ -24,7 +24,7 @@ bool is_large(const Geometry& geometry) {
 // Rows of MCUs whose symbols are counted before any is coded. They are at most half of all.
 constexpr size_t kChoiceShare = 16;
 constexpr size_t kMinChoiceRows = 2;
-constexpr size_t kOptimalShare = 16;
+constexpr size_t kOptimalShare = 8;
 
 }  // namespace
 
