@@ -50,7 +50,7 @@ class Encoder:
     Args:
         profile: a :class:`~edgejpeg.profile.Profile`, the name of a shipped one, or a path.
         color: the order of the channels of colour frames, ``"bgr"`` (OpenCV's) or ``"rgb"``.
-        effort: 0 for stored Huffman tables, 1 for optimal ones per frame; default: the profile's.
+        effort: 0 for stored Huffman tables, chosen per frame, 1 for optimal ones per frame; default: the profile's.
         threads: threads for one frame, 1 to 256.
         water_level: another luma water level (normalised d, above 0) than the adaptive profile's; the chroma level
             keeps its ratio to it.
@@ -64,6 +64,16 @@ class Encoder:
         trellis: levels that weigh the error against the length of their codes: True, or lambda, the weighted error per
             bit, in units of the water level (of q^2 / 12 with given tables; True is 1.5), or ``"trim"`` to drop levels
             at a block's end only. Fewer bytes at equal error; networks notice zeroing more than the error says.
+        progressive: write progressive files: the same pixels in fewer bytes for two to four times the time, always with
+            optimal Huffman tables.
+        container: ``"jfif"``, or ``"lean"`` for files without the APP0 segment and with one segment for all tables of
+            a kind, which decoders know all the same: 34 bytes less, 22 for one component.
+        restart_rows: rows of MCUs (8 or 16 pixels high) from a restart marker to the next, behind which a decoder goes
+            on after a damaged part; 0 for none. Not with ``progressive``.
+        orientation: an EXIF orientation 1 to 8, for viewers to turn the image by; None for no EXIF.
+        exact_huffman: at effort 1, count the symbols of the whole of large frames (1280 x 720 pixels and more), and
+            not of an eighth of their rows.
+        sampled_statistics: of large frames, measure every fourth row of MCUs alone for the design.
         measure: make :attr:`last` have statistics and SWE with given tables too.
         timing: take the time of every stage, for :attr:`last`.
         comment: write ``edgejpeg profile=NAME@ID d=WATER_LEVEL`` into every file (a COM segment); a ladder has
@@ -88,6 +98,12 @@ class Encoder:
         level: int | None = None,
         slope: float | None = None,
         trellis: bool | str | float = False,
+        progressive: bool = False,
+        container: str = "jfif",
+        restart_rows: int = 0,
+        orientation: int | None = None,
+        exact_huffman: bool = False,
+        sampled_statistics: bool = False,
         measure: bool = False,
         timing: bool = False,
         comment: bool = False,
@@ -105,6 +121,12 @@ class Encoder:
             trellis=trellis,
             measure=measure,
             timing=timing,
+            progressive=progressive,
+            container=container,
+            restart_rows=restart_rows,
+            orientation=orientation,
+            exact_huffman=exact_huffman,
+            sampled_statistics=sampled_statistics,
             comment=comment,
         )
         self._control = Control(water_level, max_bytes, target_bpp, level, slope)

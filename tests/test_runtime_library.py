@@ -69,12 +69,12 @@ def _last_error() -> str:
         ((0, 2, 1), "effort is 2; it is an integer from 0 to 1"),
         ((0, 0, 0), "threads is 0; it is an integer from 1 to 256"),
         ((0, 0, 257), "threads is 257"),
-        ((0, 0, 1, 3), "quantization is 3; it is an integer from 0 to 2"),
-        ((0, 0, 1, 2, -1.0), "trellis_weight is -1; it is finite and not negative"),
-        ((0, 0, 1, 2, float("nan")), "trellis_weight is"),
-        ((0, 0, 1, 0, 0, 2), "keep_statistics is 2; it is an integer from 0 to 1"),
-        ((0, 0, 1, 0, 0, 0, -1), "timing is -1"),
-        ((0, 0, 1, 0, 0, 0, 0, 7), "comment_control is 7"),
+        ((0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 3), "quantization is 3; it is an integer from 0 to 2"),
+        ((0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, -1.0), "trellis_weight is -1; it is finite and not negative"),
+        ((0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, float("nan")), "trellis_weight is"),
+        ((0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2), "keep_statistics is 2; it is an integer from 0 to 1"),
+        ((0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -1), "timing is -1"),
+        ((0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7), "comment_control is 7"),
     ],
 )
 def test_create_checks_its_options(options, message):

@@ -49,6 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--subsampling", choices=("444", "422", "420", "gray"), help="with --quality (default: 420)")
     parser.add_argument("--effort", type=int, choices=(0, 1), help="0: stored Huffman tables, 1: optimal ones")
+    parser.add_argument("--exact-huffman", action="store_true", help="at effort 1, count all of large frames too")
+    parser.add_argument("--progressive", action="store_true", help="progressive files: smaller, and slower to write")
+    parser.add_argument("--container", choices=("jfif", "lean"), default="jfif", help="lean: fewer header bytes")
+    parser.add_argument(
+        "--restart-rows", type=positive_int, default=0, metavar="N", help="a restart marker every N rows"
+    )
+    parser.add_argument(
+        "--orientation", type=int, choices=range(1, 9), metavar="1..8", help="write an EXIF orientation"
+    )
     parser.add_argument("--threads", type=positive_int, default=1, help="threads (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object per image")
     add_on_error_argument(parser)
@@ -93,6 +102,15 @@ def _encoder(args: argparse.Namespace) -> tuple[Callable[[NDArray[np.uint8]], by
     from edgejpeg.runtime.encoder import Encoder
     from edgejpeg.runtime.once import encode_jpeg
 
+    written = {
+        "effort": args.effort,
+        "threads": args.threads,
+        "progressive": args.progressive,
+        "container": args.container,
+        "restart_rows": args.restart_rows,
+        "orientation": args.orientation,
+        "exact_huffman": args.exact_huffman,
+    }
     if args.profile is None:
         for name in ("water_level", "max_bytes", "target_bpp", "level", "slope", "trellis", "comment"):
             if getattr(args, name) not in (None, False):
@@ -105,8 +123,7 @@ def _encoder(args: argparse.Namespace) -> tuple[Callable[[NDArray[np.uint8]], by
             quality=args.quality,
             subsampling=args.subsampling or "420",
             color="bgr",
-            effort=args.effort or 0,
-            threads=args.threads,
+            **(written | {"effort": args.effort or 0}),
         )
         return encode, dict
     profile = load_profile(args.profile)
@@ -118,8 +135,6 @@ def _encoder(args: argparse.Namespace) -> tuple[Callable[[NDArray[np.uint8]], by
     encoder = Encoder(
         profile,
         color="bgr",
-        effort=args.effort,
-        threads=args.threads,
         water_level=args.water_level,
         max_bytes=args.max_bytes,
         target_bpp=args.target_bpp,
@@ -127,6 +142,7 @@ def _encoder(args: argparse.Namespace) -> tuple[Callable[[NDArray[np.uint8]], by
         slope=args.slope,
         trellis=args.trellis,
         comment=args.comment,
+        **written,
     )
     return encoder.encode, partial(_describe, encoder)
 

@@ -67,6 +67,45 @@ edgejpeg_status check_dead_zone(const char* name, const double* thresholds) {
   return EDGEJPEG_OK;
 }
 
+edgejpeg_status check_options(const edgejpeg_options& options) {
+  const struct {
+    const char* name;
+    int32_t value;
+    int32_t low;
+    int32_t high;
+  } fields[] = {
+      {"subsampling", options.subsampling, EDGEJPEG_444, EDGEJPEG_GRAY},
+      {"effort", options.effort, 0, 1},
+      {"threads", options.threads, 1, EDGEJPEG_MAX_THREADS},
+      {"standard_huffman", options.standard_huffman, 0, 1},
+      {"exact_huffman", options.exact_huffman, 0, 1},
+      {"sampled_statistics", options.sampled_statistics, 0, 1},
+      {"container", options.container, EDGEJPEG_JFIF, EDGEJPEG_LEAN},
+      {"progressive", options.progressive, 0, 1},
+      {"restart_rows", options.restart_rows, 0, EDGEJPEG_MAX_SIZE},
+      {"orientation", options.orientation, 0, 8},
+      {"quantization", options.quantization, EDGEJPEG_ROUND, EDGEJPEG_TRELLIS},
+      {"keep_statistics", options.keep_statistics, 0, 1},
+      {"timing", options.timing, 0, 1},
+      {"comment_control", options.comment_control, 0, 1},
+  };
+  for (const auto& field : fields) {
+    if (const auto status = check_range(field.name, field.value, field.low, field.high)) return status;
+  }
+  if (!std::isfinite(options.trellis_weight) || options.trellis_weight < 0) {
+    return fail(EDGEJPEG_INVALID_ARGUMENT, "trellis_weight is %g; it is finite and not negative",
+                options.trellis_weight);
+  }
+  if (options.progressive != 0 && options.restart_rows != 0) {
+    return fail(EDGEJPEG_INVALID_ARGUMENT, "progressive is 1 and restart_rows is %d; one of them is 0",
+                static_cast<int>(options.restart_rows));
+  }
+  if (options.progressive != 0 && options.standard_huffman != 0) {
+    return fail(EDGEJPEG_INVALID_ARGUMENT, "progressive and standard_huffman are 1; one of them is 0");
+  }
+  return EDGEJPEG_OK;
+}
+
 edgejpeg_status check_level(const char* function, const edgejpeg_level& level, double rate_below) {
   if (level.luma == nullptr) return fail_null(function, "luma of a level");
   if (const auto status = check_table("luma", level.luma)) return status;
@@ -102,19 +141,7 @@ edgejpeg_status edgejpeg_encoder_create(const edgejpeg_options* options, edgejpe
   if (encoder == nullptr) return fail_null(__func__, "encoder");
   *encoder = nullptr;
   if (options == nullptr) return fail_null(__func__, "options");
-  if (const auto status = check_range("subsampling", options->subsampling, EDGEJPEG_444, EDGEJPEG_GRAY)) return status;
-  if (const auto status = check_range("effort", options->effort, 0, 1)) return status;
-  if (const auto status = check_range("threads", options->threads, 1, EDGEJPEG_MAX_THREADS)) return status;
-  if (const auto status = check_range("quantization", options->quantization, EDGEJPEG_ROUND, EDGEJPEG_TRELLIS)) {
-    return status;
-  }
-  if (!std::isfinite(options->trellis_weight) || options->trellis_weight < 0) {
-    return fail(EDGEJPEG_INVALID_ARGUMENT, "trellis_weight is %g; it is finite and not negative",
-                options->trellis_weight);
-  }
-  if (const auto status = check_range("keep_statistics", options->keep_statistics, 0, 1)) return status;
-  if (const auto status = check_range("timing", options->timing, 0, 1)) return status;
-  if (const auto status = check_range("comment_control", options->comment_control, 0, 1)) return status;
+  if (const auto status = check_options(*options)) return status;
   const char* const wanted = std::getenv("EDGEJPEG_BACKEND");
   const edgejpeg::Backend* const backend = edgejpeg::choose_backend(wanted);
   if (backend == nullptr) {
@@ -262,6 +289,14 @@ edgejpeg_status edgejpeg_encoder_encode(edgejpeg_encoder* encoder, const edgejpe
   if (core.mode() != Encoder::Mode::kDesigned && !core.has_chroma_table() && !core.is_gray(*image)) {
     return fail(EDGEJPEG_NOT_READY, "a colour frame needs a chroma table; give one with the luma table");
   }
+  const size_t interval = core.restart_interval(*image);
+  if (interval > EDGEJPEG_MAX_RESTART_INTERVAL) {
+    return fail(EDGEJPEG_INVALID_ARGUMENT,
+                "a restart interval of %zu MCUs for a frame of %d x %d; at most %d: choose a "
+                "smaller restart_rows",
+                interval, static_cast<int>(image->width), static_cast<int>(image->height),
+                EDGEJPEG_MAX_RESTART_INTERVAL);
+  }
   const edgejpeg_status status = core.encode(*image);
   if (status == EDGEJPEG_BUDGET_NOT_MET) {
     *size = core.smallest_size();
@@ -308,7 +343,7 @@ edgejpeg_status edgejpeg_encoder_result(const edgejpeg_encoder* encoder, edgejpe
 edgejpeg_status edgejpeg_encoder_swe(edgejpeg_encoder* encoder, double swe[3]) {
   if (encoder == nullptr) return fail_null(__func__, "encoder");
   if (swe == nullptr) return fail_null(__func__, "swe");
-  if (!encoder->encoder.has_statistics()) {
+  if (!encoder->encoder.has_all_coefficients()) {
     return fail(EDGEJPEG_NOT_READY,
                 "no coefficients: the last frame had given tables and needed none, or there was none");
   }
