@@ -9,9 +9,9 @@
 
 namespace edgejpeg {
 
-// Writes the levels of a frame, all its rows of MCUs from the top down, in five scans (three for one component): all DC;
-// luma AC but for the lowest bit; Cb AC; Cr AC; the lowest bit of luma AC. Every scan has optimal Huffman tables of its
-// own. On natural images this script is the smallest of the short ones. False when memory is short.
+// Writes the levels of a frame, all its rows of MCUs from the top down, in five scans (three for one component): all
+// DC; luma AC but for the lowest bit; Cb AC; Cr AC; the lowest bit of luma AC. Every scan has optimal Huffman tables of
+// its own. On natural images this script is the smallest of the short ones. False when memory is short.
 [[nodiscard]] bool write_progressive_scans(const Geometry& geometry, const Backend& backend, const McuRow* rows,
                                            ThreadPool* pool, ByteStream* file);
 
