@@ -64,7 +64,7 @@ class Encoder:
         trellis: levels that weigh the error against the length of their codes: True, or lambda, the weighted error per
             bit, in units of the water level (of q^2 / 12 with given tables; True is 1.5), or ``"trim"`` to drop levels
             at a block's end only. Fewer bytes at equal error; networks notice zeroing more than the error says.
-        progressive: write progressive files: the same pixels in fewer bytes for two to four times the time, always with
+        progressive: write progressive files: the same pixels in fewer bytes for three to four times the time; always with
             optimal Huffman tables.
         container: ``"jfif"``, or ``"lean"`` for files without the APP0 segment and with one segment for all tables of
             a kind, which decoders know all the same: 34 bytes less, 22 for one component.
