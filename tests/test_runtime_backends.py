@@ -46,7 +46,7 @@ class Job:
                 encoder.set_design(SENSITIVITY, self.level, 2 * self.level, 90)
             else:
                 encoder.set_tables(*(table.array for table in ijg_tables(self.quality)))
-            return encoder.encode(self.frame, self.pixel_format)
+            return encoder.encode(self.pixel_format, (self.frame,))
         finally:
             encoder.close()
 
@@ -152,8 +152,10 @@ int main(void) {
     const int32_t channels = head[5] == EDGEJPEG_LUMA ? 1 : 3;
     const size_t bytes = (size_t)head[0] * (size_t)head[1] * (size_t)channels;
     uint8_t* const pixels = malloc(bytes);
-    const edgejpeg_options options = {head[2], head[3], head[4]};
-    const edgejpeg_image image = {pixels, head[0], head[1], (ptrdiff_t)head[0] * channels, channels, head[5]};
+    const edgejpeg_options options = {.subsampling = head[2], .effort = head[3], .threads = head[4]};
+    const edgejpeg_image image = {.pixels = pixels, .width = head[0], .height = head[1],
+                                  .row_stride = (ptrdiff_t)head[0] * channels, .pixel_stride = channels,
+                                  .format = head[5]};
     edgejpeg_encoder* encoder;
     const uint8_t* data;
     size_t size;
@@ -191,7 +193,7 @@ def neon_program(repository, tmp_path_factory):
     (folder / "main.c").write_text(PROGRAM)
     strict = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O2", "-I", native]
     subprocess.run([CROSS + "gcc", "-std=c99", *strict, "-c", folder / "main.c", "-o", folder / "main.o"], check=True)
-    sources = [path for path in sorted(native.glob("*.cpp")) if path.name != "avx2.cpp"]
+    sources = [path for path in sorted(native.glob("*.cpp")) if not path.name.startswith("avx2")]
     flags = ["-std=c++17", "-Wconversion", "-Wshadow", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti", "-static"]
     version = f'-DEDGEJPEG_VERSION="{edgejpeg.__version__}"'
     command = [CROSS + "g++", *strict, *flags, version, *sources, folder / "main.o", "-o", folder / "program"]
