@@ -21,6 +21,7 @@ from edgejpeg.jpeg.tables import QuantTable
 from edgejpeg.profile import Profile, load_profile
 from edgejpeg.runtime.library import MAX_THREADS, NativeEncoder
 from edgejpeg.runtime.many import default_workers, encode_frames
+from edgejpeg.runtime.options import Options, check_integer
 from edgejpeg.runtime.pixels import Frame, check_color, check_yuv_range, output_of, picture_of
 
 
@@ -76,25 +77,26 @@ class Encoder:
         self._profile = profile if isinstance(profile, Profile) else load_profile(profile)
         self._color = check_color(color)
         self._yuv_range = check_yuv_range(yuv_range)
-        self._effort = _check_integer("effort", self._profile.effort if effort is None else effort, 0, 1)
-        self._threads = _check_integer("threads", threads, 1, MAX_THREADS)
-        self._comment = bool(comment)
+        self._options = Options(
+            self._profile.subsampling, self._profile.effort if effort is None else effort, threads, comment=comment
+        )
         self._water_level = water_level
         self._levels = _raw_levels(self._profile, water_level)
         self._tables = _rounded_tables(self._profile)
         self._lock = threading.Lock()
-        self._native: NativeEncoder | None = self._create(self._threads)
+        self._native: NativeEncoder | None = self._create(self._options.threads)
 
     def _create(self, threads: int) -> NativeEncoder:
         """A native handle with all the settings of this encoder."""
-        native = NativeEncoder(self._profile.subsampling, self._effort, threads)
+        options = self._options
+        native = NativeEncoder(options.subsampling, options.effort, threads, **options.fields())
         native.set_full_range(self._yuv_range == "full")
         if self._levels is not None and self._profile.sensitivity is not None:
             native.set_design(self._profile.sensitivity, *self._levels, self._profile.q_max)
         elif self._tables.luma is not None:
             chroma = self._tables.chroma
             native.set_tables(self._tables.luma.array, None if chroma is None else chroma.array)
-        if self._comment:
+        if options.comment:
             text = f"edgejpeg profile={self._profile.name}@{self._profile.profile_id}"
             native.set_comment(text.encode())
         return native
@@ -160,7 +162,7 @@ class Encoder:
         >>> for jpeg in encoder.encode_many(frames):
         ...     send(jpeg)
         """
-        workers = _check_integer("workers", default_workers() if workers is None else workers, 1, MAX_THREADS)
+        workers = check_integer("workers", default_workers() if workers is None else workers, 1, MAX_THREADS)
         if not isinstance(frames, Iterable):
             raise InvalidInputError(f"frames is something to iterate over; got {type(frames).__name__}")
         with self._lock:
@@ -213,11 +215,11 @@ class Encoder:
         return {
             "profile": self._profile,
             "color": self._color,
-            "effort": self._effort,
-            "threads": self._threads,
+            "effort": self._options.effort,
+            "threads": self._options.threads,
             "water_level": self._water_level,
             "yuv_range": self._yuv_range,
-            "comment": self._comment,
+            "comment": self._options.comment,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -256,9 +258,3 @@ def _raw_levels(profile: Profile, water_level: float | None) -> tuple[float, flo
             raise InvalidInputError(f"water_level is a positive, finite number; got {water_level!r}")
         luma, chroma = float(water_level), float(water_level) * (chroma / luma)
     return raw_water_level(luma, profile.sensitivity), raw_water_level(chroma, profile.sensitivity)
-
-
-def _check_integer(name: str, value: int, low: int, high: int) -> int:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
-        raise InvalidInputError(f"{name} is an integer from {low} to {high}; got {value!r}")
-    return int(value)

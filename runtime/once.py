@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from edgejpeg.errors import InvalidInputError
 from edgejpeg.jpeg.colour import check_subsampling
 from edgejpeg.jpeg.tables import QuantTable, ijg_tables
-from edgejpeg.runtime.encoder import _check_integer
-from edgejpeg.runtime.library import MAX_THREADS, NativeEncoder
+from edgejpeg.runtime.library import NativeEncoder
+from edgejpeg.runtime.options import Options
 from edgejpeg.runtime.pixels import Frame, check_color, check_yuv_range, picture_of
 
 DEFAULT_QUALITY = 75
@@ -49,9 +49,8 @@ def encode_jpeg(
     luma, chroma = _resolve_tables(tables, quality)
     if chroma is None and picture.format != "gray" and subsampling != "gray":
         raise InvalidInputError("a colour JPEG needs a luma and a chroma table; got one: give tables=(luma, chroma)")
-    native = NativeEncoder(
-        subsampling, _check_integer("effort", effort, 0, 1), _check_integer("threads", threads, 1, MAX_THREADS)
-    )
+    options = Options(subsampling, effort, threads)
+    native = NativeEncoder(options.subsampling, options.effort, options.threads)
     try:
         native.set_tables(luma.array, None if chroma is None else chroma.array)
         native.set_full_range(check_yuv_range(yuv_range) == "full")

@@ -60,6 +60,16 @@ edgejpeg_status edgejpeg_encoder_create(const edgejpeg_options* options, edgejpe
   if (const auto status = check_range("subsampling", options->subsampling, EDGEJPEG_444, EDGEJPEG_GRAY)) return status;
   if (const auto status = check_range("effort", options->effort, 0, 1)) return status;
   if (const auto status = check_range("threads", options->threads, 1, EDGEJPEG_MAX_THREADS)) return status;
+  if (const auto status = check_range("quantization", options->quantization, EDGEJPEG_ROUND, EDGEJPEG_TRELLIS)) {
+    return status;
+  }
+  if (!std::isfinite(options->trellis_weight) || options->trellis_weight < 0) {
+    return fail(EDGEJPEG_INVALID_ARGUMENT, "trellis_weight is %g; it is finite and not negative",
+                options->trellis_weight);
+  }
+  if (const auto status = check_range("keep_statistics", options->keep_statistics, 0, 1)) return status;
+  if (const auto status = check_range("timing", options->timing, 0, 1)) return status;
+  if (const auto status = check_range("comment_control", options->comment_control, 0, 1)) return status;
   const char* const wanted = std::getenv("EDGEJPEG_BACKEND");
   const edgejpeg::Backend* const backend = edgejpeg::choose_backend(wanted);
   if (backend == nullptr) {

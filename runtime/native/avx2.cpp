@@ -210,7 +210,7 @@ inline bool has_wide_level(Vector bits, Vector first) {
   return _mm256_testz_si256(bits, large) == 0 || _mm256_testz_si256(first, without_dc) == 0;
 }
 
-template <bool narrow>
+template <bool narrow, bool has_dead_zone>
 void quantise_pairs(const int16_t* coefficients, size_t pairs, const Quantiser& quantiser, Block* blocks,
                     int16_t* levels) {
   for (size_t pair = 0; pair < pairs; ++pair, coefficients += kPairSize, blocks += 2, levels += kPairSize) {
@@ -219,9 +219,14 @@ void quantise_pairs(const int16_t* coefficients, size_t pairs, const Quantiser& 
     Vector bits = _mm256_setzero_si256();
     for (size_t u = 0; u < 8; ++u) {
       const Vector value = load(coefficients + 16 * u);
-      const Vector sum = _mm256_add_epi16(_mm256_abs_epi16(value), load_twice(quantiser.correction + 8 * u));
+      const Vector absolute = _mm256_abs_epi16(value);
+      const Vector sum = _mm256_add_epi16(absolute, load_twice(quantiser.correction + 8 * u));
       const Vector scaled = _mm256_mulhi_epu16(sum, load_twice(quantiser.reciprocal + 8 * u));
-      const Vector magnitude = _mm256_mulhi_epu16(scaled, load_twice(quantiser.scale + 8 * u));
+      Vector magnitude = _mm256_mulhi_epu16(scaled, load_twice(quantiser.scale + 8 * u));
+      if (has_dead_zone) {
+        const Vector is_below = _mm256_cmpgt_epi16(load_twice(quantiser.threshold + 8 * u), absolute);
+        magnitude = _mm256_andnot_si256(is_below, magnitude);
+      }
       if (u == 0) {
         first = magnitude;
       } else {
@@ -252,11 +257,10 @@ void quantise_pairs(const int16_t* coefficients, size_t pairs, const Quantiser& 
 }
 
 void quantise(const int16_t* coefficients, size_t pairs, const Quantiser& quantiser, Block* blocks, int16_t* levels) {
-  if (quantiser.narrow) {
-    quantise_pairs<true>(coefficients, pairs, quantiser, blocks, levels);
-  } else {
-    quantise_pairs<false>(coefficients, pairs, quantiser, blocks, levels);
-  }
+  const auto quantise_all = quantiser.has_dead_zone
+                                ? (quantiser.narrow ? quantise_pairs<true, true> : quantise_pairs<false, true>)
+                                : (quantiser.narrow ? quantise_pairs<true, false> : quantise_pairs<false, false>);
+  quantise_all(coefficients, pairs, quantiser, blocks, levels);
 }
 
 // --- stuffing ---

@@ -55,8 +55,9 @@ struct Backend {
                    int16_t* levels);
 
   // From samples by way of the float64 DCT: for tables so fine that the rounding of `transform` would show.
-  void (*quantise_exactly)(const int8_t* samples, size_t stride, size_t columns, const uint8_t* table, Block* blocks,
-                           int16_t* levels);
+  // `dead_zone`: as in make_quantiser.
+  void (*quantise_exactly)(const int8_t* samples, size_t stride, size_t columns, const uint8_t* table,
+                           const double* dead_zone, Block* blocks, int16_t* levels);
 
   // Counts the symbols of a row of MCUs. `previous_dc`: one per component, updated.
   void (*count)(const McuRow& row, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac);

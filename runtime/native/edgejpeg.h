@@ -68,11 +68,27 @@ typedef enum edgejpeg_range {
 #define EDGEJPEG_MAX_THREADS 256
 #define EDGEJPEG_MAX_COMMENT 65533
 
-/* Fields are int32_t, so that a value outside an enumeration is refused and not undefined. */
+/* How a coefficient becomes a level. TRIM and TRELLIS weigh the error by the design's sensitivities, or by 1 / q^2 with
+ * given tables, against the length of the codes: TRIM drops the last levels of a block, TRELLIS any. Networks notice
+ * zeroing more than the weighted error says. */
+typedef enum edgejpeg_quantization {
+  EDGEJPEG_ROUND = 0, /* or the dead zone */
+  EDGEJPEG_TRIM = 1,
+  EDGEJPEG_TRELLIS = 2
+} edgejpeg_quantization;
+
+/* Fields are int32_t, so that a value outside an enumeration is refused and not undefined. All zero but `threads` is a
+ * plain encoder. */
 typedef struct edgejpeg_options {
-  int32_t subsampling; /* edgejpeg_subsampling */
-  int32_t effort;      /* 0: the Huffman tables of ITU-T T.81 Annex K; 1: optimal ones for every frame */
-  int32_t threads;     /* 1..EDGEJPEG_MAX_THREADS; the bytes do not depend on it */
+  int32_t subsampling;   /* edgejpeg_subsampling */
+  int32_t effort;        /* 0: the Huffman tables of ITU-T T.81 Annex K; 1: optimal ones for every frame */
+  int32_t threads;       /* 1..EDGEJPEG_MAX_THREADS; the bytes do not depend on it */
+  int32_t quantization;  /* edgejpeg_quantization */
+  double trellis_weight; /* error per bit that TRIM and TRELLIS accept, in units of the water level, or of the noise of
+                            rounding, q^2 / 12, with given tables; 0: the default of 1.5 */
+  int32_t keep_statistics; /* 1: statistics and coefficients are kept with given tables too */
+  int32_t timing;          /* 1: the time of every stage is taken */
+  int32_t comment_control; /* 1: " d=...", " scale=..." or " level=..." ends a comment, if there is one */
 } edgejpeg_options;
 
 /* Rows may lie in any order and distance, and so may pixels of RGB, BGR and LUMA, if no sample lies in another: strides

@@ -73,7 +73,7 @@ bool Encoder::encode(const edgejpeg_image& image) {
   }
   exact_ =
       backend_->transform_exactly != nullptr || expected_differences(geometry_, used_[0], used_[1]) > kMaxDifferences;
-  for (size_t slot = 0; slot < slots && !exact_; ++slot) quantiser_[slot] = make_quantiser(used_[slot]);
+  for (size_t slot = 0; slot < slots && !exact_; ++slot) quantiser_[slot] = make_quantiser(used_[slot], nullptr);
   choose_huffman_tables(image);
   const Header header = {&geometry_,           comment_.data(),    comment_size_,
                          {used_[0], used_[1]}, {&dc_[0], &dc_[1]}, {&ac_[0], &ac_[1]}};

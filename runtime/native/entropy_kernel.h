@@ -246,17 +246,24 @@ inline void forward_dct_exactly(const int8_t* samples, size_t stride, double* co
   }
 }
 
-// level = sign(C) floor(|C| / q + 1/2).
-void quantise_exactly(const int8_t* samples, size_t stride, size_t columns, const uint8_t* table, Block* blocks,
-                      int16_t* levels) {
+// level = sign(C) floor(|C| / q + 1/2), or 0 in the dead zone.
+template <bool has_dead_zone>
+void quantise_blocks_exactly(const int8_t* samples, size_t stride, size_t columns, const uint8_t* table,
+                             const double* dead_zone, Block* blocks, int16_t* levels) {
   double steps[kBlockSize];
-  for (size_t i = 0; i < kBlockSize; ++i) steps[i] = table[i];
+  double thresholds[kBlockSize];
+  for (size_t i = 0; i < kBlockSize; ++i) {
+    steps[i] = table[i];
+    thresholds[i] = has_dead_zone ? dead_zone_threshold(dead_zone[i], steps[i]) : 0;
+  }
   for (size_t column = 0; column < columns; ++column) {
     double coefficients[kBlockSize];
     forward_dct_exactly(samples + 8 * column, stride, coefficients);
     int32_t raster[kBlockSize];
     for (size_t i = 0; i < kBlockSize; ++i) {
-      const double rounded = __builtin_fabs(coefficients[i]) / steps[i] + 0.5;
+      const double magnitude = __builtin_fabs(coefficients[i]);
+      double rounded = magnitude / steps[i] + 0.5;
+      if (has_dead_zone) rounded = magnitude < thresholds[i] ? 0 : rounded;
       // The conversion truncates, which is the floor of what is not negative; without a branch it is vectorised.
       raster[i] = static_cast<int32_t>(__builtin_copysign(rounded, coefficients[i]));
     }
@@ -264,6 +271,12 @@ void quantise_exactly(const int8_t* samples, size_t stride, size_t columns, cons
     for (size_t k = 0; k < kBlockSize; ++k) zigzag[k] = static_cast<int16_t>(raster[kZigzag[k]]);
     store_levels(zigzag, blocks + column, levels + column * kBlockSize);
   }
+}
+
+void quantise_exactly(const int8_t* samples, size_t stride, size_t columns, const uint8_t* table,
+                      const double* dead_zone, Block* blocks, int16_t* levels) {
+  const auto quantise_blocks = dead_zone == nullptr ? quantise_blocks_exactly<false> : quantise_blocks_exactly<true>;
+  quantise_blocks(samples, stride, columns, table, dead_zone, blocks, levels);
 }
 
 }  // namespace

@@ -138,14 +138,20 @@ struct ZigzagOrder {
 
 constexpr ZigzagOrder kOrder;
 
+template <bool has_dead_zone>
 inline int16x8_t quantise_line(int16x8_t value, const Quantiser& quantiser, size_t u) {
-  const uint16x8_t sum = vaddq_u16(vreinterpretq_u16_s16(vabsq_s16(value)), vld1q_u16(quantiser.correction + 8 * u));
+  const int16x8_t absolute = vabsq_s16(value);
+  const uint16x8_t sum = vaddq_u16(vreinterpretq_u16_s16(absolute), vld1q_u16(quantiser.correction + 8 * u));
   const uint16x8_t reciprocal = vld1q_u16(quantiser.reciprocal + 8 * u);
   const uint32x4_t low = vmull_u16(vget_low_u16(sum), vget_low_u16(reciprocal));
   const uint32x4_t high = vmull_high_u16(sum, reciprocal);
   const uint16x8_t scaled = vuzp2q_u16(vreinterpretq_u16_u32(low), vreinterpretq_u16_u32(high));
   const int16x8_t shift = vnegq_s16(vreinterpretq_s16_u16(vld1q_u16(quantiser.shift + 8 * u)));
-  const int16x8_t level = vreinterpretq_s16_u16(vshlq_u16(scaled, shift));
+  int16x8_t level = vreinterpretq_s16_u16(vshlq_u16(scaled, shift));
+  if (has_dead_zone) {
+    const uint16x8_t is_below = vcltq_s16(absolute, vld1q_s16(quantiser.threshold + 8 * u));
+    level = vbicq_s16(level, vreinterpretq_s16_u16(is_below));
+  }
   const int16x8_t sign = vshrq_n_s16(value, 15);
   return vsubq_s16(veorq_s16(level, sign), sign);
 }
@@ -171,13 +177,15 @@ inline bool has_wide_level(const int16x8_t* lines) {
   for (size_t k = 0; k < kBlockSize; ++k) levels[k] = values[kOrder.index[k]];
 }
 
-void quantise(const int16_t* coefficients, size_t pairs, const Quantiser& quantiser, Block* blocks, int16_t* levels) {
+template <bool has_dead_zone>
+void quantise_pairs(const int16_t* coefficients, size_t pairs, const Quantiser& quantiser, Block* blocks,
+                    int16_t* levels) {
   uint8x16_t order[4];
   for (size_t i = 0; i < 4; ++i) order[i] = vld1q_u8(kOrder.index + 16 * i);
   for (size_t block = 0; block < 2 * pairs; ++block, levels += kBlockSize) {
     const int16_t* const in = coefficients + block / 2 * kPairSize + block % 2 * 8;
     int16x8_t lines[8];
-    for (size_t u = 0; u < 8; ++u) lines[u] = quantise_line(vld1q_s16(in + 16 * u), quantiser, u);
+    for (size_t u = 0; u < 8; ++u) lines[u] = quantise_line<has_dead_zone>(vld1q_s16(in + 16 * u), quantiser, u);
     const bool wide = !quantiser.narrow && has_wide_level(lines);
     if (wide) store_wide_levels(lines, levels);
     int8x16x4_t packed;
@@ -195,6 +203,11 @@ void quantise(const int16_t* coefficients, size_t pairs, const Quantiser& quanti
     out->dc = vgetq_lane_s16(lines[0], 0);
     out->mask = nonzero_mask(zigzag);
   }
+}
+
+void quantise(const int16_t* coefficients, size_t pairs, const Quantiser& quantiser, Block* blocks, int16_t* levels) {
+  const auto quantise_all = quantiser.has_dead_zone ? quantise_pairs<true> : quantise_pairs<false>;
+  quantise_all(coefficients, pairs, quantiser, blocks, levels);
 }
 
 // --- stuffing ---

@@ -24,7 +24,7 @@ double expected_differences(const uint8_t* table) {
 
 }  // namespace
 
-Quantiser make_quantiser(const uint8_t* table) {
+Quantiser make_quantiser(const uint8_t* table, const double* dead_zone) {
   Quantiser quantiser = {};
   quantiser.narrow = true;
   for (size_t raster = 0; raster < kBlockSize; ++raster) {
@@ -40,6 +40,11 @@ Quantiser make_quantiser(const uint8_t* table) {
     quantiser.reciprocal[i] = static_cast<uint16_t>(std::min(std::floor(reciprocal + 0.5), 65535.0));
     quantiser.scale[i] = static_cast<uint16_t>(65536u >> shift);
     quantiser.shift[i] = static_cast<uint16_t>(shift);
+    if (dead_zone != nullptr) {
+      const double threshold = dead_zone_threshold(dead_zone[raster], table[raster]);
+      quantiser.threshold[i] = static_cast<int16_t>(std::ceil(threshold * dct_scale(static_cast<int>(raster % 8))));
+      if (threshold > 0) quantiser.has_dead_zone = true;
+    }
     if (raster > 0 && table[raster] < kNarrowStep) quantiser.narrow = false;
   }
   return quantiser;

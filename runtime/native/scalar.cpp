@@ -82,7 +82,8 @@ void quantise(const int16_t* coefficients, size_t pairs, const Quantiser& quanti
     for (size_t i = 0; i < kBlockSize; ++i) {
       const int value = in[i / 8 * 16 + i % 8];
       const uint32_t magnitude = static_cast<uint32_t>(std::abs(value)) + quantiser.correction[i];
-      const int level = static_cast<int>((magnitude * quantiser.reciprocal[i]) >> 16 >> quantiser.shift[i]);
+      int level = static_cast<int>((magnitude * quantiser.reciprocal[i]) >> 16 >> quantiser.shift[i]);
+      if (std::abs(value) < quantiser.threshold[i]) level = 0;
       transposed[i] = static_cast<int16_t>(value < 0 ? -level : level);
     }
     int16_t zigzag[kBlockSize];

@@ -23,7 +23,7 @@ void Encoder::fill_row(const edgejpeg_image& image, size_t mcu_row, Row* row, Wo
       int16_t* const levels = row->levels.data() + offset * kBlockSize;
       const int8_t* const samples = worker->strip.samples[c].data() + 8 * line * stride;
       if (exact_) {
-        backend_->quantise_exactly(samples, stride, component.columns, used_[component.table], blocks, levels);
+        backend_->quantise_exactly(samples, stride, component.columns, used_[component.table], nullptr, blocks, levels);
       } else if (stored) {
         const int16_t* const coefficients = coefficients_[c].data() + block_row * count * kPairSize;
         backend_->quantise(coefficients, count, quantiser, blocks, levels);

@@ -94,7 +94,9 @@ class Session {
   }
 
   void create() {
-    edgejpeg_options options = {static_cast<int32_t>(reader_->choice(4)), static_cast<int32_t>(reader_->choice(2)), 1};
+    edgejpeg_options options = {};
+    options.subsampling = static_cast<int32_t>(reader_->choice(4));
+    options.effort = static_cast<int32_t>(reader_->choice(2));
     constexpr int32_t kThreads[] = {1, 2, 3, 4, 7, 1, 2, EDGEJPEG_MAX_THREADS};
     const size_t threads = reader_->choice(64);
     options.threads = kThreads[threads < 8 ? threads : threads % 7];
@@ -204,7 +206,8 @@ class Session {
   }
 
   void pass_null() {
-    const edgejpeg_options options = {EDGEJPEG_444, 0, 1};
+    edgejpeg_options options = {};
+    options.threads = 1;
     edgejpeg_encoder* created = nullptr;
     uint8_t table[64] = {};
     double sensitivity[3 * 64] = {};
