@@ -9,6 +9,12 @@ namespace {
 constexpr size_t kPixelBytes = 3;
 constexpr size_t kGroupBytes = kPixelBytes * kPixelGroup;
 
+// Pixels are fetched this many bytes before they are needed, at least: a processor that finds out by itself, row after
+// row, waits for them a third of the time. In chunks, since many at once would stand in the way of the conversion.
+constexpr size_t kFetchAhead = 3072;
+constexpr size_t kChunk = 4 * kPixelGroup;
+constexpr size_t kCacheLine = 64;
+
 // Row `y` of the frame, or the last one below it.
 const uint8_t* row_of(const edgejpeg_image& image, size_t y) {
   const size_t row = std::min(y, static_cast<size_t>(image.height) - 1);
@@ -48,11 +54,24 @@ void convert_gray_row(const edgejpeg_image& image, size_t y, size_t padded, int8
 }
 
 // Calls convert(pixels of each row, x, count) for the part of the rows that is there as whole groups, and then for each
-// of the groups up to `padded` that must be extended.
+// of the groups up to `padded` that must be extended. Meanwhile the rows of `ahead`, where they are not nullptr, are
+// fetched.
 template <size_t rows, typename Convert>
-void for_each_part(const uint8_t* const (&row)[rows], size_t width, size_t padded, Convert convert) {
+void for_each_part(const uint8_t* const (&row)[rows], const uint8_t* const (&ahead)[rows], size_t width, size_t padded,
+                   Convert convert) {
   const size_t whole = width / kPixelGroup * kPixelGroup;
-  if (whole > 0) convert(row, size_t{0}, whole);
+  for (size_t x = 0; x < whole; x += kChunk) {
+    const size_t count = std::min(kChunk, whole - x);
+    const uint8_t* chunk[rows];
+    for (size_t i = 0; i < rows; ++i) {
+      chunk[i] = row[i] + kPixelBytes * x;
+      if (ahead[i] == nullptr) continue;
+      for (size_t at = 0; at < kPixelBytes * count; at += kCacheLine) {
+        __builtin_prefetch(ahead[i] + kPixelBytes * x + at);
+      }
+    }
+    convert(chunk, x, count);
+  }
   for (size_t x = whole; x < padded; x += kPixelGroup) {
     uint8_t groups[rows][kGroupBytes];
     const uint8_t* extended[rows];
@@ -78,21 +97,28 @@ bool Strip::reserve(const Geometry& geometry) {
 }
 
 void convert_mcu_row(const edgejpeg_image& image, const Geometry& geometry, const Backend& backend, size_t mcu_row,
-                     Strip* strip) {
+                     size_t next_mcu_row, Strip* strip) {
   const size_t width = geometry.width;
   const size_t stride = Strip::stride(geometry, 0);
   const size_t vertical = geometry.component[0].vertical;
   const bool bgr = image.format == EDGEJPEG_BGR;
+  const bool is_packed = image.pixel_stride == static_cast<ptrdiff_t>(kPixelBytes);
+  const size_t lines_ahead = std::min(divide_up(kFetchAhead, kPixelBytes * width * vertical), size_t{8});
   for (size_t line = 0; line < 8; ++line) {
     const size_t y = mcu_row * geometry.mcu_height() + line * vertical;
     int8_t* const luma = strip->samples[0].data() + line * vertical * stride;
+    const size_t place = line + lines_ahead;
+    const size_t y_ahead = (place < 8 ? mcu_row : next_mcu_row) * geometry.mcu_height() + place % 8 * vertical;
+    const uint8_t* const ahead[2] = {is_packed ? row_of(image, y_ahead) : nullptr,
+                                     is_packed ? row_of(image, y_ahead + 1) : nullptr};
+    const uint8_t* const first_ahead[1] = {ahead[0]};
     if (image.format == EDGEJPEG_LUMA) {
       convert_gray_row(image, y, stride, luma);
       continue;
     }
     const uint8_t* const first[1] = {packed_row(image, y, &strip->packed[0])};
     if (geometry.components == 1) {
-      for_each_part(first, width, stride, [&](const uint8_t* const(&row)[1], size_t x, size_t count) {
+      for_each_part(first, first_ahead, width, stride, [&](const uint8_t* const(&row)[1], size_t x, size_t count) {
         backend.luma(row[0], bgr, count, luma + x);
       });
       continue;
@@ -102,7 +128,7 @@ void convert_mcu_row(const edgejpeg_image& image, const Geometry& geometry, cons
     int8_t* const cr = strip->samples[2].data() + line * chroma_stride;
     if (vertical == 2) {
       const uint8_t* const both[2] = {first[0], packed_row(image, y + 1, &strip->packed[1])};
-      for_each_part(both, width, stride, [&](const uint8_t* const(&rows)[2], size_t x, size_t count) {
+      for_each_part(both, ahead, width, stride, [&](const uint8_t* const(&rows)[2], size_t x, size_t count) {
         int8_t* const lumas[2] = {luma + x, luma + stride + x};
         backend.convert_420(rows, bgr, count, lumas, cb + x / 2, cr + x / 2);
       });
@@ -110,7 +136,7 @@ void convert_mcu_row(const edgejpeg_image& image, const Geometry& geometry, cons
     }
     const bool halved = geometry.component[0].horizontal == 2;
     const ChromaKernel convert = halved ? backend.convert_422 : backend.convert_444;
-    for_each_part(first, width, stride, [&](const uint8_t* const(&row)[1], size_t x, size_t count) {
+    for_each_part(first, first_ahead, width, stride, [&](const uint8_t* const(&row)[1], size_t x, size_t count) {
       const size_t cell = halved ? x / 2 : x;
       convert(row[0], bgr, count, luma + x, cb + cell, cr + cell);
     });

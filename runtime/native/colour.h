@@ -27,8 +27,9 @@ struct Strip {
   }
 };
 
+// `next_mcu_row`: the one that will probably be converted next, here; its pixels are fetched meanwhile.
 void convert_mcu_row(const edgejpeg_image& image, const Geometry& geometry, const Backend& backend, size_t mcu_row,
-                     Strip* strip);
+                     size_t next_mcu_row, Strip* strip);
 
 }  // namespace edgejpeg
 
