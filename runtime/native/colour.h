@@ -28,8 +28,9 @@ struct Strip {
   }
 };
 
+// `next_mcu_row`: the one that will probably be converted next, here; its pixels are fetched meanwhile.
 void convert_mcu_row(const edgejpeg_image& image, const Geometry& geometry, const Backend& backend, size_t mcu_row,
-                     Strip* strip);
+                     size_t next_mcu_row, Strip* strip);
 
 // The same of the formats that are Y, Cb and Cr already, and of LUMA (yuv.cpp).
 void convert_yuv_mcu_row(const edgejpeg_image& image, const Geometry& geometry, const ColourKernels& kernels,

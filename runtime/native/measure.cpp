@@ -22,7 +22,7 @@ void Encoder::measure(const edgejpeg_image& image) {
   pool_.for_each(geometry_.mcu_rows, [&](size_t item, size_t worker_index) {
     const size_t mcu_row = geometry_.mcu_rows - 1 - item;
     Worker& worker = workers_[worker_index];
-    convert_mcu_row(image, geometry_, *backend_, mcu_row, &worker.strip);
+    convert_mcu_row(image, geometry_, *backend_, mcu_row, mcu_row - std::min(mcu_row, threads_), &worker.strip);
     for (size_t c = 0; c < geometry_.components; ++c) {
       const Component& component = geometry_.component[c];
       const size_t stride = Strip::stride(geometry_, c);
@@ -58,7 +58,7 @@ void Encoder::measure_exactly(const edgejpeg_image& image) {
   statistics_.components = static_cast<int32_t>(geometry_.components);
   for (const bool around_mean : {false, true}) {
     for (size_t mcu_row = 0; mcu_row < geometry_.mcu_rows; ++mcu_row) {
-      convert_mcu_row(image, geometry_, *backend_, mcu_row, &workers_->strip);
+      convert_mcu_row(image, geometry_, *backend_, mcu_row, mcu_row + 1, &workers_->strip);
       for (size_t c = 0; c < geometry_.components; ++c) sum_exactly(mcu_row, c, around_mean);
     }
     for (size_t c = 0; c < geometry_.components; ++c) {

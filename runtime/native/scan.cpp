@@ -9,7 +9,7 @@ namespace edgejpeg {
 // Quantises a row of MCUs, from the stored coefficients or from the frame.
 void Encoder::fill_row(const edgejpeg_image& image, size_t mcu_row, Row* row, Worker* worker) const {
   const bool stored = mode_ == Mode::kDesigned && !exact_;
-  if (!stored) convert_mcu_row(image, geometry_, *backend_, mcu_row, &worker->strip);
+  if (!stored) convert_mcu_row(image, geometry_, *backend_, mcu_row, mcu_row + threads_, &worker->strip);
   for (size_t c = 0; c < geometry_.components; ++c) {
     const Component& component = geometry_.component[c];
     const size_t stride = Strip::stride(geometry_, c);
