@@ -18,6 +18,8 @@ from edgejpeg.errors import InvalidInputError
 from edgejpeg.jpeg.tables import ijg_tables
 from edgejpeg.runtime import Encoder
 from edgejpeg.runtime.library import FORMAT_CODES, SUBSAMPLING_CODES, NativeEncoder
+from edgejpeg.runtime.pixels import COLORS, picture_of
+from edgejpeg.runtime.raw import raw_shape
 
 VARIABLE = "EDGEJPEG_BACKEND"
 SENSITIVITY = (
@@ -34,8 +36,9 @@ class Job:
     quality: int | None
     effort: int = 0
     threads: int = 1
-    pixel_format: str = "bgr"
+    color: str = "bgr"
     level: float = field(default=2e-4)
+    full_range: bool = False
 
     def encode(self) -> bytes:
         """By the library of this machine, with the back end that the environment chooses."""
@@ -46,15 +49,18 @@ class Job:
                 encoder.set_design(SENSITIVITY, self.level, 2 * self.level, 90)
             else:
                 encoder.set_tables(*(table.array for table in ijg_tables(self.quality)))
-            return encoder.encode(self.pixel_format, (self.frame,))
+            encoder.set_full_range(self.full_range)
+            return encoder.encode(*picture_of(self.frame, self.color))
         finally:
             encoder.close()
 
     def pack(self) -> bytes:
         """For the C program below."""
-        height, width = self.frame.shape[:2]
-        codes = SUBSAMPLING_CODES[self.subsampling], self.effort, self.threads, FORMAT_CODES[self.pixel_format]
-        head = struct.pack("<7i", width, height, *codes, self.quality is None)
+        picture = picture_of(self.frame, self.color)
+        height, width = picture.planes[0].shape[:2]
+        codes = SUBSAMPLING_CODES[self.subsampling], self.effort, self.threads, FORMAT_CODES[picture.format]
+        step = picture.planes[0].strides[1]
+        head = struct.pack("<9i", width, height, *codes, self.quality is None, step, self.full_range)
         tables = b"".join(table.array.tobytes() for table in ijg_tables(self.quality or 50))
         return head + struct.pack("<d", self.level) + tables + SENSITIVITY.tobytes() + self.frame.tobytes()
 
@@ -63,22 +69,27 @@ def jobs(photo, seed: int, sizes) -> Iterator[Job]:
     """Noise, two values, gray noise and a photo in turn, with options in all combinations over the sizes."""
     rng = np.random.default_rng(seed)
     options = itertools.cycle(
-        itertools.product(("444", "422", "420", "gray"), (4, 60, 90, 92, 100, None, None), (0, 1), ("bgr", "rgb"))
+        itertools.product(("444", "422", "420", "gray"), (4, 60, 90, 92, 100, None, None), (0, 1), COLORS)
     )
     for index, (height, width) in enumerate(sizes):
         for _ in range(4):
-            subsampling, quality, effort, pixel_format = next(options)
+            subsampling, quality, effort, color = next(options)
             kind = rng.integers(4)
-            if kind == 0:
+            if kind == 2 and color in ("bgr", "rgb", "bgrx", "rgbx"):
+                frame = rng.integers(0, 256, (height, width), dtype=np.uint8)
+            elif kind == 1 or color not in ("bgr", "rgb"):
+                values = np.arange(256, dtype=np.uint8) if kind != 1 else np.array([0, 255], np.uint8)
+                even = [
+                    side + side % 2 if color not in ("bgrx", "rgbx", "bgr", "rgb") else side for side in (width, height)
+                ]
+                frame = rng.choice(values, raw_shape(*even, color))
+            elif kind == 0:
                 frame = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-            elif kind == 1:
-                frame = rng.choice(np.array([0, 255], np.uint8), (height, width, 3))
-            elif kind == 2:
-                frame, pixel_format = rng.integers(0, 256, (height, width), dtype=np.uint8), "gray"
             else:
                 top, left = rng.integers(100, size=2)
                 frame = np.ascontiguousarray(photo(height + top, width + left)[top:, left:])
-            yield Job(frame, subsampling, quality, effort, 1 + index % 3, pixel_format, 10 ** rng.uniform(-5, -2))
+            level = 10 ** rng.uniform(-5, -2)
+            yield Job(frame, subsampling, quality, effort, 1 + index % 3, color, level, index % 2 == 0)
 
 
 SMALL = [(h, w) for h in range(1, 41) for w in range(1, 41) if (h * 7 + w) % 3 == 0]
@@ -106,7 +117,7 @@ def test_the_same_bytes_as_scalar(name, sizes, choose, photo, monkeypatch):
     files = [job.encode() for job in jobs(photo, 1, sizes)]
     monkeypatch.setenv(VARIABLE, "scalar")
     for job, data in zip(jobs(photo, 1, sizes), files, strict=True):
-        assert job.encode() == data, (job.frame.shape, job.subsampling, job.quality, job.effort, job.pixel_format)
+        assert job.encode() == data, (job.frame.shape, job.subsampling, job.quality, job.effort, job.color)
 
 
 def test_the_best_back_end_is_the_default(monkeypatch):
@@ -144,18 +155,23 @@ PROGRAM = r"""
 
 /* Jobs from the standard input, files with their sizes before them to the standard output. */
 int main(void) {
-  int32_t head[7]; /* width, height, subsampling, effort, threads, format, designed */
+  int32_t head[9]; /* width, height, subsampling, effort, threads, format, designed, pixel stride, range */
   while (fread(head, sizeof(head), 1, stdin) == 1) {
     double level;
     uint8_t tables[128];
     double sensitivity[192];
-    const int32_t channels = head[5] == EDGEJPEG_LUMA ? 1 : 3;
-    const size_t bytes = (size_t)head[0] * (size_t)head[1] * (size_t)channels;
+    const size_t count = (size_t)head[0] * (size_t)head[1];
+    const int planes = head[5] == EDGEJPEG_I420 ? 3 : head[5] == EDGEJPEG_NV12 || head[5] == EDGEJPEG_NV21 ? 2 : 1;
+    const size_t bytes = planes > 1 ? count + count / 2 : count * (size_t)head[7];
     uint8_t* const pixels = malloc(bytes);
+    const ptrdiff_t chroma_stride = planes == 3 ? head[0] / 2 : head[0];
     const edgejpeg_options options = {.subsampling = head[2], .effort = head[3], .threads = head[4]};
     const edgejpeg_image image = {.pixels = pixels, .width = head[0], .height = head[1],
-                                  .row_stride = (ptrdiff_t)head[0] * channels, .pixel_stride = channels,
-                                  .format = head[5]};
+                                  .row_stride = (ptrdiff_t)head[0] * head[7], .pixel_stride = head[7],
+                                  .format = head[5],
+                                  .chroma = {planes > 1 ? pixels + count : NULL,
+                                             planes > 2 ? pixels + count + count / 4 : NULL},
+                                  .chroma_stride = {chroma_stride, chroma_stride}, .range = head[8]};
     edgejpeg_encoder* encoder;
     const uint8_t* data;
     size_t size;
