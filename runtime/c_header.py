@@ -114,8 +114,8 @@ def _dead_zone(zone: DeadZone | None, suffix: str, arrays: list[str]) -> list[st
 def _ladder(profile: Profile, arrays: list[str]) -> str:
     rows = []
     for index, level in enumerate(profile.levels):
-        names = _tables(level.luma, level.chroma, f"_{index}", arrays)
-        names += _thresholds(level.dead_zone, f"_{index}", arrays)
+        suffix = f"_{index}"
+        names = [*_tables(level.luma, level.chroma, suffix, arrays), *_thresholds(level.dead_zone, suffix, arrays)]
         rows.append(f"    {{{', '.join(names)}, {level.rate!r}}},")
     body = "\n".join(rows)
     arrays.append(f"static const edgejpeg_level edgejpeg_profile_levels[{len(rows)}] = {{\n{body}\n}};\n")

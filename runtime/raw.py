@@ -70,7 +70,7 @@ def _read_stream(stream: BinaryIO, name: str, shape: tuple[int, ...], kind: str)
     index = 0
     while True:
         frame = np.empty(shape, np.uint8)
-        memory = memoryview(frame).cast("B")
+        memory = memoryview(frame.reshape(-1))  # type: ignore[arg-type]
         got = 0
         # A pipe gives what it has.
         while got < frame.size and (more := stream.readinto(memory[got:])):  # type: ignore[attr-defined]
