@@ -44,10 +44,20 @@ class Encoder:
         profile: a :class:`~edgejpeg.profile.Profile`, the name of a shipped one, or a path.
         color: what frames are: ``"bgr"`` (OpenCV's) or ``"rgb"``; with a fourth channel that does not matter,
             ``"bgrx"`` or ``"rgbx"``; or as cameras deliver them, ``"nv12"``, ``"nv21"``, ``"i420"`` or ``"yuyv"``.
-        effort: 0 for stored Huffman tables, 1 for optimal ones per frame; default: the profile's.
+        effort: 0 for stored Huffman tables, chosen per frame, 1 for optimal ones per frame; default: the profile's.
         threads: threads for one frame, 1 to 256.
         water_level: another luma water level (normalised d, above 0) than the adaptive profile's; the chroma level
             keeps its ratio to it.
+        progressive: write progressive files: the same pixels in fewer bytes for two to four times the time, always with
+            optimal Huffman tables.
+        container: ``"jfif"``, or ``"lean"`` for files without the APP0 segment and with one segment for all tables of
+            a kind, which decoders know all the same: 34 bytes less, 22 for one component.
+        restart_rows: rows of MCUs (8 or 16 pixels high) from a restart marker to the next, behind which a decoder goes
+            on after a damaged part; 0 for none. Not with ``progressive``.
+        orientation: an EXIF orientation 1 to 8, for viewers to turn the image by; None for no EXIF.
+        exact_huffman: at effort 1, count the symbols of the whole of large frames (1280 x 720 pixels and more), and
+            not of an eighth of their rows.
+        sampled_statistics: of large frames, measure every fourth row of MCUs alone for the design.
         yuv_range: of the samples of YUV frames: ``"limited"`` (Y 16..235, Cb and Cr 16..240, as cameras and video have
             it), which is widened to JPEG's, or ``"full"``. The matrix is BT.601's, as JFIF wants it.
         comment: write ``edgejpeg profile=NAME@ID`` into every file (a COM segment).
@@ -67,6 +77,12 @@ class Encoder:
         threads: int = 1,
         water_level: float | None = None,
         *,
+        progressive: bool = False,
+        container: str = "jfif",
+        restart_rows: int = 0,
+        orientation: int | None = None,
+        exact_huffman: bool = False,
+        sampled_statistics: bool = False,
         yuv_range: str = "limited",
         comment: bool = False,
     ) -> None:
@@ -78,7 +94,16 @@ class Encoder:
         self._color = check_color(color)
         self._yuv_range = check_yuv_range(yuv_range)
         self._options = Options(
-            self._profile.subsampling, self._profile.effort if effort is None else effort, threads, comment=comment
+            self._profile.subsampling,
+            self._profile.effort if effort is None else effort,
+            threads,
+            progressive=progressive,
+            container=container,
+            restart_rows=restart_rows,
+            orientation=orientation,
+            exact_huffman=exact_huffman,
+            sampled_statistics=sampled_statistics,
+            comment=comment,
         )
         self._water_level = water_level
         self._levels = _raw_levels(self._profile, water_level)
@@ -218,6 +243,12 @@ class Encoder:
             "effort": self._options.effort,
             "threads": self._options.threads,
             "water_level": self._water_level,
+            "progressive": self._options.progressive,
+            "container": self._options.container,
+            "restart_rows": self._options.restart_rows,
+            "orientation": self._options.orientation,
+            "exact_huffman": self._options.exact_huffman,
+            "sampled_statistics": self._options.sampled_statistics,
             "yuv_range": self._yuv_range,
             "comment": self._options.comment,
         }

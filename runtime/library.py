@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import threading
 import weakref
-from collections.abc import Sequence
 from ctypes import POINTER, byref, c_char_p, c_double, c_int, c_int32, c_int64, c_size_t, c_ssize_t, c_void_p
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ MAX_SIZE, MAX_THREADS = 65535, 256
 SUBSAMPLING_CODES = {"444": 0, "422": 1, "420": 2, "gray": 3}
 FORMAT_CODES = {"rgb": 0, "bgr": 1, "gray": 2, "nv12": 3, "nv21": 4, "i420": 5, "yuyv": 6}
 
+Planes = NDArray[np.uint8] | tuple[NDArray[np.uint8], ...]
+
 _INVALID_ARGUMENT, _NOT_READY, _BUFFER_TOO_SMALL = 1, 3, 4
 _REBUILD = "rebuild with: pip install . (in a source checkout: pip install --no-build-isolation -e .)"
 
@@ -31,6 +32,13 @@ class _Options(ctypes.Structure):
         ("subsampling", c_int32),
         ("effort", c_int32),
         ("threads", c_int32),
+        ("standard_huffman", c_int32),
+        ("exact_huffman", c_int32),
+        ("sampled_statistics", c_int32),
+        ("container", c_int32),
+        ("progressive", c_int32),
+        ("restart_rows", c_int32),
+        ("orientation", c_int32),
         ("quantization", c_int32),
         ("trellis_weight", c_double),
         ("keep_statistics", c_int32),
@@ -184,9 +192,9 @@ class NativeEncoder:
         """Whether the samples of YUV frames have JPEG's range 0..255 already; not so at first."""
         self._image.range = int(full)
 
-    def encode(self, pixel_format: str, planes: Sequence[NDArray[np.uint8]]) -> bytes:
-        """The file of a :class:`~edgejpeg.runtime.pixels.Picture`."""
-        self._describe(pixel_format, planes)
+    def encode(self, planes: Planes, pixel_format: str) -> bytes:
+        """The file of a :class:`~edgejpeg.runtime.pixels.Picture`, whose only plane may come by itself."""
+        self._describe(planes, pixel_format)
         self._check(
             self._library.edgejpeg_encoder_encode(
                 self._handle, byref(self._image), byref(self._data), byref(self._size)
@@ -194,13 +202,13 @@ class NativeEncoder:
         )
         return ctypes.string_at(self._data, self._size.value)
 
-    def encode_to(self, pixel_format: str, planes: Sequence[NDArray[np.uint8]], out: memoryview) -> int:
+    def encode_to(self, planes: Planes, pixel_format: str, out: memoryview) -> int:
         """The same into a writable buffer of bytes; returns the size of the file.
 
         Raises:
             BufferTooSmallError: the file is larger; the buffer is as it was.
         """
-        self._describe(pixel_format, planes)
+        self._describe(planes, pixel_format)
         memory = (ctypes.c_ubyte * out.nbytes).from_buffer(out) if out.nbytes else None
         status = self._library.edgejpeg_encoder_encode_to(
             self._handle, byref(self._image), memory, out.nbytes, byref(self._size)
@@ -210,7 +218,8 @@ class NativeEncoder:
         self._check(status)
         return self._size.value
 
-    def _describe(self, pixel_format: str, planes: Sequence[NDArray[np.uint8]]) -> None:
+    def _describe(self, planes: Planes, pixel_format: str) -> None:
+        planes = planes if isinstance(planes, tuple) else (planes,)
         image, first = self._image, planes[0]
         image.pixels, image.format = first.ctypes.data, FORMAT_CODES[pixel_format]
         image.height, image.width = first.shape[:2]

@@ -23,6 +23,11 @@ def encode_jpeg(
     color: str = "rgb",
     effort: int = 0,
     threads: int = 1,
+    progressive: bool = False,
+    container: str = "jfif",
+    restart_rows: int = 0,
+    orientation: int | None = None,
+    exact_huffman: bool = False,
     yuv_range: str = "limited",
 ) -> bytes:
     """Encode one image with given tables, or with the IJG's at a quality.
@@ -34,8 +39,9 @@ def encode_jpeg(
         quality: 1 to 100, for the IJG's tables instead; default 75 when ``tables`` is not given either.
         subsampling: ``"444"``, ``"422"``, ``"420"`` or ``"gray"``, which keeps the luma of a colour image.
         color: ``"rgb"``, ``"bgr"``, ``"rgbx"``, ``"bgrx"``, ``"nv12"``, ``"nv21"``, ``"i420"`` or ``"yuyv"``.
-        effort: 0 for the standard Huffman tables, 1 for optimal ones.
+        effort: 0 for stored Huffman tables, 1 for optimal ones.
         threads: 1 to 256.
+        progressive, container, restart_rows, orientation, exact_huffman: as for :class:`edgejpeg.Encoder`.
         yuv_range: of YUV images, ``"limited"`` or ``"full"``.
 
     Raises:
@@ -49,8 +55,17 @@ def encode_jpeg(
     luma, chroma = _resolve_tables(tables, quality)
     if chroma is None and picture.format != "gray" and subsampling != "gray":
         raise InvalidInputError("a colour JPEG needs a luma and a chroma table; got one: give tables=(luma, chroma)")
-    options = Options(subsampling, effort, threads)
-    native = NativeEncoder(options.subsampling, options.effort, options.threads)
+    options = Options(
+        subsampling,
+        effort,
+        threads,
+        progressive=progressive,
+        container=container,
+        restart_rows=restart_rows,
+        orientation=orientation,
+        exact_huffman=exact_huffman,
+    )
+    native = NativeEncoder(options.subsampling, options.effort, options.threads, **options.fields())
     try:
         native.set_tables(luma.array, None if chroma is None else chroma.array)
         native.set_full_range(check_yuv_range(yuv_range) == "full")

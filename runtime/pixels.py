@@ -28,15 +28,15 @@ class Picture(NamedTuple):
     """A checked frame.
 
     Attributes:
-        format: a key of :data:`~edgejpeg.runtime.library.FORMAT_CODES`.
         planes: for ``"bgr"`` and ``"rgb"`` one of (H, W, 3) with adjacent samples, 3, 4 or more bytes from a pixel to
             the next; for ``"gray"`` (H, W); for ``"nv12"`` and ``"nv21"`` (H, W) and (H/2, W) or (H/2, W/2, 2); for
             ``"i420"`` (H, W) and two of (H/2, W/2); for ``"yuyv"`` (H, W, 2). Views of the frame where its strides
             allow it.
+        format: a key of :data:`~edgejpeg.runtime.library.FORMAT_CODES`.
     """
 
-    format: str
     planes: tuple[Plane, ...]
+    format: str
 
 
 def check_color(color: str) -> str:
@@ -60,7 +60,7 @@ def picture_of(frame: Frame, color: str) -> Picture:
         InvalidInputError: another type, dtype, shape or size.
     """
     if color in _YUV_SHAPES:
-        picture = Picture(color, _yuv_planes(frame, color))
+        picture = Picture(_yuv_planes(frame, color), color)
         _check_size(picture.planes[0])
         return picture
     if not isinstance(frame, np.ndarray):
@@ -75,7 +75,7 @@ def picture_of(frame: Frame, color: str) -> Picture:
         )
     _check_size(frame)
     if frame.ndim == 2 or frame.shape[2] == 1:
-        return Picture("gray", (_separate(frame if frame.ndim == 2 else frame[:, :, 0], 1),))
+        return Picture((_separate(frame if frame.ndim == 2 else frame[:, :, 0], 1),), "gray")
     order = color[:3]
     if channels == 4:
         frame = frame[:, :, :3]
@@ -84,7 +84,7 @@ def picture_of(frame: Frame, color: str) -> Picture:
         frame, order = frame[:, :, ::-1], "rgb" if order == "bgr" else "bgr"
     elif frame.strides[2] != 1:
         frame = _copy(frame)
-    return Picture(order, (_separate(frame, 3),))
+    return Picture((_separate(frame, 3),), order)
 
 
 def output_of(out: Any, frame: Frame) -> memoryview:

@@ -167,7 +167,7 @@ def test_encode_to(native, memory):
     assert encode_to(native, image, out, size)[:2] == (OK, size)
     assert bytes(out)[size:] == b"\7" * 4
     planes = [np.ndarray((h, 16), np.uint8, memory, memory.size // 2 + offset) for h, offset in ((8, 0), (4, 1024))]
-    assert bytes(out)[:size] == native.encode("nv12", planes)
+    assert bytes(out)[:size] == native.encode(tuple(planes), "nv12")
     np.testing.assert_array_equal(memory, before)
 
 

@@ -144,11 +144,11 @@ def test_order_of_calls(native):
     assert native.tables() is None
     assert native.statistics() is None
     with pytest.raises(NativeLibraryError, match="no tables yet"):
-        native.encode("rgb", (frame,))
+        native.encode(frame, "rgb")
     native.set_tables(np.ones((8, 8), np.uint8), None)
     with pytest.raises(NativeLibraryError, match="needs a chroma table"):
-        native.encode("rgb", (frame,))
-    assert native.encode("gray", (frame[..., 0],)).startswith(b"\xff\xd8")
+        native.encode(frame, "rgb")
+    assert native.encode(frame[..., 0], "gray").startswith(b"\xff\xd8")
     assert native.statistics() is None
 
 
@@ -161,7 +161,7 @@ def test_image_fields_are_checked_in_c(native, width, height, fmt):
     status = load_library().edgejpeg_encoder_encode(native._handle, byref(image), byref(data), byref(size))
     assert (status, data.value, size.value) == (INVALID, None, 0)
     assert re.search("image (width|height|format) is", _last_error())
-    assert native.encode("rgb", (pixels,)).endswith(b"\xff\xd9")  # a refusal does no harm
+    assert native.encode(pixels, "rgb").endswith(b"\xff\xd9")  # a refusal does no harm
 
 
 def test_longest_comment(native):
@@ -169,9 +169,9 @@ def test_longest_comment(native):
 
     native.set_tables(np.ones((8, 8), np.uint8), np.ones((8, 8), np.uint8))
     native.set_comment(b"c" * 65533)
-    assert parse_jpeg(native.encode("gray", (np.zeros((1, 1), np.uint8),))).comments == [b"c" * 65533]
+    assert parse_jpeg(native.encode(np.zeros((1, 1), np.uint8), "gray")).comments == [b"c" * 65533]
     native.set_comment(b"")
-    assert parse_jpeg(native.encode("gray", (np.zeros((1, 1), np.uint8),))).comments == []
+    assert parse_jpeg(native.encode(np.zeros((1, 1), np.uint8), "gray")).comments == []
 
 
 SHORT_OF_MEMORY = """

@@ -64,9 +64,15 @@ typedef enum edgejpeg_range {
   EDGEJPEG_FULL_RANGE = 1     /* 0..255, as JPEG has it */
 } edgejpeg_range;
 
+typedef enum edgejpeg_container {
+  EDGEJPEG_JFIF = 0,
+  EDGEJPEG_LEAN = 1 /* no APP0, one DQT and one DHT segment: 34 bytes less (22 with one component) */
+} edgejpeg_container;
+
 #define EDGEJPEG_MAX_SIZE 65535
 #define EDGEJPEG_MAX_THREADS 256
 #define EDGEJPEG_MAX_COMMENT 65533
+#define EDGEJPEG_MAX_RESTART_INTERVAL 65535 /* MCUs: restart_rows times those of a row */
 
 /* How a coefficient becomes a level. TRIM and TRELLIS weigh the error by the design's sensitivities, or by 1 / q^2 with
  * given tables, against the length of the codes: TRIM drops the last levels of a block, TRELLIS any. Networks notice
@@ -77,13 +83,20 @@ typedef enum edgejpeg_quantization {
   EDGEJPEG_TRELLIS = 2
 } edgejpeg_quantization;
 
-/* Fields are int32_t, so that a value outside an enumeration is refused and not undefined. All zero but `threads` is a
- * plain encoder. */
+/* All zero but `threads` is a plain encoder. Fields are int32_t, so that a value outside an enumeration is refused and
+ * not undefined. A large frame is one of 1280 x 720 pixels or more with at least 32 rows of MCUs. */
 typedef struct edgejpeg_options {
-  int32_t subsampling;   /* edgejpeg_subsampling */
-  int32_t effort;        /* 0: the Huffman tables of ITU-T T.81 Annex K; 1: optimal ones for every frame */
-  int32_t threads;       /* 1..EDGEJPEG_MAX_THREADS; the bytes do not depend on it */
-  int32_t quantization;  /* edgejpeg_quantization */
+  int32_t subsampling;        /* edgejpeg_subsampling */
+  int32_t effort;             /* 0: stored Huffman tables, chosen per frame; 1: optimal ones for every frame */
+  int32_t threads;            /* 1..EDGEJPEG_MAX_THREADS; the bytes do not depend on it */
+  int32_t standard_huffman;   /* 1: at effort 0 always the Huffman tables of ITU-T T.81 Annex K */
+  int32_t exact_huffman;      /* at effort 1, 1: every block is counted; 0: of large frames a sample of the rows */
+  int32_t sampled_statistics; /* 1: of large frames, every 4th row of MCUs alone is measured for the design */
+  int32_t container;          /* edgejpeg_container */
+  int32_t progressive;        /* 1: a progressive file, always with optimal Huffman tables; it decodes to the same */
+  int32_t restart_rows;       /* rows of MCUs from a restart marker to the next; 0: none. Not with progressive */
+  int32_t orientation;        /* the EXIF orientation, 1..8; 0: no EXIF */
+  int32_t quantization;       /* edgejpeg_quantization */
   double trellis_weight; /* error per bit that TRIM and TRELLIS accept, in units of the water level, or of the noise of
                             rounding, q^2 / 12, with given tables; 0: the default of 1.5 */
   int32_t keep_statistics; /* 1: statistics and coefficients are kept with given tables too */
@@ -113,7 +126,7 @@ typedef struct edgejpeg_image {
  */
 typedef struct edgejpeg_statistics {
   int32_t components; /* 1 or 3; entries beyond are zero */
-  int64_t blocks[3];
+  int64_t blocks[3];  /* that were measured */
   double mean[3][64];
   double variance[3][64];      /* population variance */
   double laplace_scale[3][64]; /* mean |C|, as OptS eq. 12 is printed */

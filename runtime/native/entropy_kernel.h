@@ -133,11 +133,16 @@ inline BitPacker write_dummy(const EntropyCodes& codes, BitPacker packer) {
 inline void count_block(const Block& block, const int16_t* wide, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac) {
   ++dc->count[category(block.dc - *previous_dc)];
   *previous_dc = block.dc;
-  size_t previous = 0;
-  for (uint64_t mask = block.mask; mask != 0; mask &= mask - 1) {
+  uint64_t mask = block.mask;
+  const bool plain = block.wide == 0 && !has_long_run(mask);
+  for (size_t previous = 0; mask != 0; mask &= mask - 1) {
     const size_t k = lowest_bit(mask);
     size_t run = k - previous - 1;
     previous = k;
+    if (__builtin_expect(plain, 1)) {
+      ++ac->count[run << 4 | category(block.levels[k])];
+      continue;
+    }
     for (; run >= 16; run -= 16) ++ac->count[kSixteenZeros];
     ++ac->count[run << 4 | category(level_at(block, wide, k))];
   }
