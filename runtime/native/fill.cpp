@@ -30,7 +30,7 @@ void Encoder::fill_row(const edgejpeg_image& image, size_t mcu_row, Row* row, Wo
   StageClock clock(stages(worker));
   const bool stored = is_measured(mcu_row) && !exact_;
   if (!stored) {
-    convert_mcu_row(image, geometry_, *backend_, mcu_row, &worker->strip);
+    convert_mcu_row(image, geometry_, *backend_, mcu_row, mcu_row + threads_, &worker->strip);
     clock.lap(kColour);
   }
   if (sums_errors_) std::fill_n(row_errors_.data()[mcu_row], 3, 0.0);

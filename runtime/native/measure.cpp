@@ -25,7 +25,7 @@ void Encoder::measure(const edgejpeg_image& image) {
     const size_t mcu_row = index * measure_step_ + measure_step_ / 2;
     Worker& worker = workers_[worker_index];
     StageClock clock(stages(&worker));
-    convert_mcu_row(image, geometry_, *backend_, mcu_row, &worker.strip);
+    convert_mcu_row(image, geometry_, *backend_, mcu_row, mcu_row - std::min(mcu_row, threads_), &worker.strip);
     clock.lap(kColour);
     for (size_t c = 0; c < geometry_.components; ++c) {
       const Component& component = geometry_.component[c];
@@ -72,7 +72,7 @@ void Encoder::measure_exactly(const edgejpeg_image& image) {
   statistics_.components = static_cast<int32_t>(geometry_.components);
   for (const bool around_mean : {false, true}) {
     for (size_t mcu_row = measure_step_ / 2; mcu_row < geometry_.mcu_rows; mcu_row += measure_step_) {
-      convert_mcu_row(image, geometry_, *backend_, mcu_row, &workers_->strip);
+      convert_mcu_row(image, geometry_, *backend_, mcu_row, mcu_row + measure_step_, &workers_->strip);
       for (size_t c = 0; c < geometry_.components; ++c) sum_exactly(mcu_row, c, around_mean);
     }
     for (size_t c = 0; c < geometry_.components; ++c) {
