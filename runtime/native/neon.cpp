@@ -3,7 +3,7 @@
 
 #include "backend.h"
 #include "dct.h"
-#include "entropy_kernel.h"
+#include "token_kernel.h"
 
 namespace edgejpeg {
 namespace {
@@ -300,6 +300,16 @@ void quantise(const int16_t* coefficients, size_t pairs, const Quantiser& quanti
   quantise_all(coefficients, pairs, quantiser, blocks, levels);
 }
 
+// --- entropy coding ---
+
+struct Compact {
+  static void move(const int8_t* levels, const uint8_t* order, uint8_t base, uint8_t* level, uint8_t* place) {
+    const uint8x8_t from = vld1_u8(order);
+    vst1_u8(level, vtbl1_u8(vreinterpret_u8_s8(vld1_s8(levels)), from));
+    vst1_u8(place, vadd_u8(from, vdup_n_u8(base)));
+  }
+};
+
 // --- stuffing ---
 
 uint8_t* append(const uint8_t* in, size_t bytes, unsigned shift, uint8_t* out) {
@@ -328,7 +338,8 @@ uint8_t* append(const uint8_t* in, size_t bytes, unsigned shift, uint8_t* out) {
 
 }  // namespace
 
-const Backend kNeonBackend = {"neon",   convert_luma,     convert_444, convert_422, convert_420, transform, accumulate,
-                              quantise, quantise_exactly, count_row,   write_row,   append,      nullptr};
+const Backend kNeonBackend = {
+    "neon",   convert_luma,     convert_444,           convert_422,           convert_420, transform, accumulate,
+    quantise, quantise_exactly, count_tokens<Compact>, write_tokens<Compact>, append,      nullptr};
 
 }  // namespace edgejpeg
