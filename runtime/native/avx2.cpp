@@ -365,6 +365,7 @@ template <bool narrow, bool has_dead_zone>
 void quantise_pairs(const int16_t* coefficients, size_t pairs, const Quantiser& quantiser, Block* blocks,
                     int16_t* levels) {
   for (size_t pair = 0; pair < pairs; ++pair, coefficients += kPairSize, blocks += 2, levels += kPairSize) {
+    for (size_t i = 0; i < kPairSize; i += 32) __builtin_prefetch(coefficients + kPairsAhead * kPairSize + i);
     Vector lines[8];
     Vector first = _mm256_setzero_si256();
     Vector bits = _mm256_setzero_si256();

@@ -23,6 +23,10 @@ constexpr size_t kPixelGroup = 32;
 // [vertical frequency], scaled by kDctScale (dct.h).
 constexpr size_t kPairSize = 2 * kBlockSize;
 
+// Stored coefficients are fetched this many pairs before they are quantised: those of a large frame are in no near
+// cache.
+constexpr size_t kPairsAhead = 16;
+
 // Rows of interleaved pixels; `bgr` tells the order. `count` is a multiple of kPixelGroup. Samples are level-shifted.
 using LumaKernel = void (*)(const uint8_t* pixels, bool bgr, size_t count, int8_t* y);
 using ChromaKernel = void (*)(const uint8_t* pixels, bool bgr, size_t count, int8_t* y, int8_t* cb, int8_t* cr);

@@ -274,6 +274,9 @@ void quantise_pairs(const int16_t* coefficients, size_t pairs, const Quantiser& 
   for (size_t i = 0; i < 4; ++i) order[i] = vld1q_u8(kOrder.index + 16 * i);
   for (size_t block = 0; block < 2 * pairs; ++block, levels += kBlockSize) {
     const int16_t* const in = coefficients + block / 2 * kPairSize + block % 2 * 8;
+    const int16_t* const ahead = coefficients + kPairsAhead * kPairSize + block * kBlockSize;
+    __builtin_prefetch(ahead);
+    __builtin_prefetch(ahead + 32);
     int16x8_t lines[8];
     for (size_t u = 0; u < 8; ++u) lines[u] = quantise_line<has_dead_zone>(vld1q_s16(in + 16 * u), quantiser, u);
     const bool wide = !quantiser.narrow && has_wide_level(lines);

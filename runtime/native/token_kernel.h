@@ -132,7 +132,7 @@ inline void make_indices(const Tokens& tokens, Filled filled, int32_t slot_1, in
   }
   for (size_t i = 0; i < filled.patches; ++i) {
     const Tokens::Patch patch = tokens.patch[i];
-    index[patch.at] = (patch.index >> kSlotBit != 0 ? slot_1 : 0) + (patch.index & ((1 << kSlotBit) - 1));
+    index[patch.at] = (slot_1 & -(patch.index >> kSlotBit)) + (patch.index & ((1 << kSlotBit) - 1));
   }
   for (size_t i = 0; i < 3; ++i) index[filled.tokens + i] = 0;
 }
