@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from edgejpeg.profile import list_profiles as list_profiles
     from edgejpeg.profile import load_profile as load_profile
     from edgejpeg.runtime.encoder import Encoder as Encoder
-    from edgejpeg.runtime.encoder import encode_jpeg as encode_jpeg
+    from edgejpeg.runtime.once import encode_jpeg as encode_jpeg
 
 _HOME = {
     "EdgeJpegError": "edgejpeg.errors",
@@ -45,7 +45,7 @@ _HOME = {
     "Profile": "edgejpeg.profile",
     "QuantTable": "edgejpeg.jpeg.tables",
     "create_model": "edgejpeg.models",
-    "encode_jpeg": "edgejpeg.runtime.encoder",
+    "encode_jpeg": "edgejpeg.runtime.once",
     "ijg_tables": "edgejpeg.jpeg.tables",
     "list_models": "edgejpeg.models",
     "list_profiles": "edgejpeg.profile",

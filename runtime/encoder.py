@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,13 +17,12 @@ from numpy.typing import NDArray
 from edgejpeg.design.opts import raw_water_level
 from edgejpeg.design.statistics import Statistics
 from edgejpeg.errors import InvalidInputError
-from edgejpeg.jpeg.colour import check_subsampling
-from edgejpeg.jpeg.tables import QuantTable, ijg_tables
+from edgejpeg.jpeg.tables import QuantTable
 from edgejpeg.profile import Profile, load_profile
-from edgejpeg.runtime.library import MAX_SIZE, MAX_THREADS, NativeEncoder
+from edgejpeg.runtime.library import MAX_SIZE, NativeEncoder
+from edgejpeg.runtime.options import Options
 
 COLORS = ("bgr", "rgb")
-DEFAULT_QUALITY = 75
 
 
 class Encoder:
@@ -45,10 +43,20 @@ class Encoder:
     Args:
         profile: a :class:`~edgejpeg.profile.Profile`, the name of a shipped one, or a path.
         color: the order of the channels of colour frames, ``"bgr"`` (OpenCV's) or ``"rgb"``.
-        effort: 0 for stored Huffman tables, 1 for optimal ones per frame; default: the profile's.
+        effort: 0 for stored Huffman tables, chosen per frame, 1 for optimal ones per frame; default: the profile's.
         threads: threads for one frame, 1 to 256.
         water_level: another luma water level (normalised d, above 0) than the adaptive profile's; the chroma level
             keeps its ratio to it.
+        progressive: write progressive files: the same pixels in fewer bytes for two to four times the time, always with
+            optimal Huffman tables.
+        container: ``"jfif"``, or ``"lean"`` for files without the APP0 segment and with one segment for all tables of
+            a kind, which decoders know all the same: 34 bytes less, 22 for one component.
+        restart_rows: rows of MCUs (8 or 16 pixels high) from a restart marker to the next, behind which a decoder goes
+            on after a damaged part; 0 for none. Not with ``progressive``.
+        orientation: an EXIF orientation 1 to 8, for viewers to turn the image by; None for no EXIF.
+        exact_huffman: at effort 1, count the symbols of the whole of large frames (1280 x 720 pixels and more), and
+            not of an eighth of their rows.
+        sampled_statistics: of large frames, measure every fourth row of MCUs alone for the design.
         comment: write ``edgejpeg profile=NAME@ID`` into every file (a COM segment).
 
     Raises:
@@ -66,6 +74,12 @@ class Encoder:
         threads: int = 1,
         water_level: float | None = None,
         *,
+        progressive: bool = False,
+        container: str = "jfif",
+        restart_rows: int = 0,
+        orientation: int | None = None,
+        exact_huffman: bool = False,
+        sampled_statistics: bool = False,
         comment: bool = False,
     ) -> None:
         if not isinstance(profile, (Profile, str, Path)):
@@ -74,20 +88,31 @@ class Encoder:
             )
         self._profile = profile if isinstance(profile, Profile) else load_profile(profile)
         self._color = _check_color(color)
-        self._effort = _check_integer("effort", self._profile.effort if effort is None else effort, 0, 1)
-        self._threads = _check_integer("threads", threads, 1, MAX_THREADS)
-        self._comment = bool(comment)
+        self._options = Options(
+            self._profile.subsampling,
+            self._profile.effort if effort is None else effort,
+            threads,
+            progressive=progressive,
+            container=container,
+            restart_rows=restart_rows,
+            orientation=orientation,
+            exact_huffman=exact_huffman,
+            sampled_statistics=sampled_statistics,
+            comment=comment,
+        )
         self._water_level = water_level
         levels = _raw_levels(self._profile, water_level)
         tables = _rounded_tables(self._profile)
         self._lock = threading.Lock()
-        self._native: NativeEncoder | None = NativeEncoder(self._profile.subsampling, self._effort, self._threads)
+        self._native: NativeEncoder | None = NativeEncoder(
+            self._options.subsampling, self._options.effort, self._options.threads, **self._options.fields()
+        )
         if levels is not None and self._profile.sensitivity is not None:
             self._native.set_design(self._profile.sensitivity, *levels, self._profile.q_max)
         elif tables.luma is not None:
             chroma = tables.chroma
             self._native.set_tables(tables.luma.array, None if chroma is None else chroma.array)
-        if self._comment:
+        if comment:
             text = f"edgejpeg profile={self._profile.name}@{self._profile.profile_id}"
             self._native.set_comment(text.encode())
 
@@ -157,10 +182,16 @@ class Encoder:
         return {
             "profile": self._profile,
             "color": self._color,
-            "effort": self._effort,
-            "threads": self._threads,
+            "effort": self._options.effort,
+            "threads": self._options.threads,
             "water_level": self._water_level,
-            "comment": self._comment,
+            "progressive": self._options.progressive,
+            "container": self._options.container,
+            "restart_rows": self._options.restart_rows,
+            "orientation": self._options.orientation,
+            "exact_huffman": self._options.exact_huffman,
+            "sampled_statistics": self._options.sampled_statistics,
+            "comment": self._options.comment,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -170,68 +201,6 @@ class Encoder:
         if self._native is None:
             raise InvalidInputError("this Encoder is closed; make a new one to encode more frames")
         return self._native
-
-
-def encode_jpeg(
-    image: NDArray[np.uint8],
-    *,
-    tables: QuantTable | Sequence[QuantTable | None] | None = None,
-    quality: int | None = None,
-    subsampling: str = "420",
-    color: str = "rgb",
-    effort: int = 0,
-    threads: int = 1,
-) -> bytes:
-    """Encode one image with given tables, or with the IJG's at a quality.
-
-    Args:
-        image: as in :meth:`Encoder.encode`. Gray images give one component, whatever ``subsampling`` says.
-        tables: ``(luma, chroma)``; a single :class:`QuantTable` (or ``(luma,)``, ``(luma, None)``) is enough where
-            the file has one component.
-        quality: 1 to 100, for the IJG's tables instead; default 75 when ``tables`` is not given either.
-        subsampling: ``"444"``, ``"422"``, ``"420"`` or ``"gray"``, which keeps the luma of a colour image.
-        color: ``"rgb"`` or ``"bgr"``.
-        effort: 0 for the standard Huffman tables, 1 for optimal ones.
-        threads: 1 to 256.
-
-    Raises:
-        InvalidInputError: ``tables`` and ``quality`` together, a missing chroma table, or any argument outside what is
-            allowed.
-
-    >>> data = encode_jpeg(image, quality=90, subsampling="444")
-    """
-    pixels, pixel_format = _check_frame(image, _check_color(color))
-    check_subsampling(subsampling)
-    luma, chroma = _resolve_tables(tables, quality)
-    if chroma is None and pixel_format != "gray" and subsampling != "gray":
-        raise InvalidInputError("a colour JPEG needs a luma and a chroma table; got one: give tables=(luma, chroma)")
-    native = NativeEncoder(
-        subsampling, _check_integer("effort", effort, 0, 1), _check_integer("threads", threads, 1, MAX_THREADS)
-    )
-    try:
-        native.set_tables(luma.array, None if chroma is None else chroma.array)
-        return native.encode(pixels, pixel_format)
-    finally:
-        native.close()
-
-
-def _resolve_tables(
-    tables: QuantTable | Sequence[QuantTable | None] | None, quality: int | None
-) -> tuple[QuantTable, QuantTable | None]:
-    if tables is None:
-        return ijg_tables(DEFAULT_QUALITY if quality is None else quality)
-    if quality is not None:
-        raise InvalidInputError(f"tables and quality={quality!r} were both given; give one of them")
-    if not isinstance(tables, (QuantTable, Iterable)):
-        raise InvalidInputError(f"tables is (luma, chroma), each a QuantTable; got {type(tables).__name__}")
-    given: list[QuantTable | None] = [tables] if isinstance(tables, QuantTable) else list(tables)
-    if len(given) == 1:
-        given.append(None)
-    if len(given) != 2 or not isinstance(given[0], QuantTable) or not isinstance(given[1], (QuantTable, type(None))):
-        raise InvalidInputError(
-            f"tables is (luma, chroma), each a QuantTable; got {[type(table).__name__ for table in given]}"
-        )
-    return given[0], given[1]
 
 
 def _rounded_tables(profile: Profile) -> Profile:
@@ -267,12 +236,6 @@ def _check_color(color: str) -> str:
     if color not in COLORS:
         raise InvalidInputError(f"color is one of {', '.join(COLORS)}; got {color!r}")
     return color
-
-
-def _check_integer(name: str, value: int, low: int, high: int) -> int:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
-        raise InvalidInputError(f"{name} is an integer from {low} to {high}; got {value!r}")
-    return int(value)
 
 
 def _check_frame(frame: NDArray[np.uint8], color: str) -> tuple[NDArray[np.uint8], str]:

@@ -26,7 +26,23 @@ _REBUILD = "rebuild with: pip install . (in a source checkout: pip install --no-
 
 
 class _Options(ctypes.Structure):
-    _fields_ = [("subsampling", c_int32), ("effort", c_int32), ("threads", c_int32)]
+    _fields_ = [
+        ("subsampling", c_int32),
+        ("effort", c_int32),
+        ("threads", c_int32),
+        ("standard_huffman", c_int32),
+        ("exact_huffman", c_int32),
+        ("sampled_statistics", c_int32),
+        ("container", c_int32),
+        ("progressive", c_int32),
+        ("restart_rows", c_int32),
+        ("orientation", c_int32),
+        ("quantization", c_int32),
+        ("trellis_weight", c_double),
+        ("keep_statistics", c_int32),
+        ("timing", c_int32),
+        ("comment_control", c_int32),
+    ]
 
 
 class _Image(ctypes.Structure):
@@ -119,12 +135,16 @@ def library_version() -> str:
 
 
 class NativeEncoder:
-    """One native encoder: checked Python values in, bytes out. One thread at a time: see :class:`Encoder`."""
+    """One native encoder: checked Python values in, bytes out. One thread at a time: see :class:`Encoder`.
 
-    def __init__(self, subsampling: str, effort: int, threads: int) -> None:
+    Args:
+        fields: of ``edgejpeg_options``, as :meth:`edgejpeg.runtime.options.Options.fields` gives them.
+    """
+
+    def __init__(self, subsampling: str, effort: int, threads: int, **fields: int | float) -> None:
         self._library = load_library()
         handle = c_void_p()
-        options = _Options(SUBSAMPLING_CODES[subsampling], effort, threads)
+        options = _Options(SUBSAMPLING_CODES[subsampling], effort, threads, **fields)
         self._check(self._library.edgejpeg_encoder_create(byref(options), byref(handle)))
         self._handle = handle
         self._image, self._data, self._size = _Image(), c_void_p(), c_size_t()

@@ -214,7 +214,7 @@ C_PROGRAM = r"""
 /* Usage: program RAW WIDTH HEIGHT TABLES OUT. RAW: packed BGR. TABLES: 128 bytes, row-major. */
 int main(int argc, char** argv) {
   edgejpeg_encoder* encoder = NULL;
-  const edgejpeg_options options = {EDGEJPEG_420, 1, 2};
+  const edgejpeg_options options = {.subsampling = EDGEJPEG_420, .effort = 1, .threads = 2};
   edgejpeg_image image = {NULL, 0, 0, 0, 3, EDGEJPEG_BGR};
   edgejpeg_statistics statistics;
   uint8_t tables[128], luma[64], chroma[64];

@@ -29,6 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--water-level", type=positive_float, help="the water level d, if not the profile's")
     parser.add_argument("--subsampling", choices=("444", "422", "420", "gray"), help="with --quality (default: 420)")
     parser.add_argument("--effort", type=int, choices=(0, 1), help="0: stored Huffman tables, 1: optimal ones")
+    parser.add_argument("--exact-huffman", action="store_true", help="at effort 1, count all of large frames too")
+    parser.add_argument("--progressive", action="store_true", help="progressive files: smaller, and slower to write")
+    parser.add_argument("--container", choices=("jfif", "lean"), default="jfif", help="lean: fewer header bytes")
+    parser.add_argument(
+        "--restart-rows", type=positive_int, default=0, metavar="N", help="a restart marker every N rows"
+    )
+    parser.add_argument(
+        "--orientation", type=int, choices=range(1, 9), metavar="1..8", help="write an EXIF orientation"
+    )
     parser.add_argument("--threads", type=positive_int, default=1, help="threads (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object per image")
     add_on_error_argument(parser)
@@ -70,8 +79,17 @@ def _encoder(args: argparse.Namespace) -> Callable[[NDArray[np.uint8]], bytes]:
     """What encodes one BGR image: a profile's encoder, or ordinary JPEG at a quality."""
     from edgejpeg.errors import InvalidInputError
     from edgejpeg.profile import load_profile
-    from edgejpeg.runtime.encoder import Encoder, encode_jpeg
+    from edgejpeg.runtime import Encoder, encode_jpeg
 
+    written = {
+        "effort": args.effort,
+        "threads": args.threads,
+        "progressive": args.progressive,
+        "container": args.container,
+        "restart_rows": args.restart_rows,
+        "orientation": args.orientation,
+        "exact_huffman": args.exact_huffman,
+    }
     if args.profile is None:
         if args.water_level is not None:
             raise InvalidInputError("--water-level belongs to an adaptive profile; give -p PROFILE, or leave it out")
@@ -80,8 +98,7 @@ def _encoder(args: argparse.Namespace) -> Callable[[NDArray[np.uint8]], bytes]:
             quality=args.quality,
             subsampling=args.subsampling or "420",
             color="bgr",
-            effort=args.effort or 0,
-            threads=args.threads,
+            **(written | {"effort": args.effort or 0}),
         )
     profile = load_profile(args.profile)
     if args.subsampling not in (None, profile.subsampling):
@@ -89,7 +106,7 @@ def _encoder(args: argparse.Namespace) -> Callable[[NDArray[np.uint8]], bytes]:
             f"profile {profile.name!r} is for subsampling {profile.subsampling}, not {args.subsampling}; "
             "leave --subsampling out, or calibrate a profile for it"
         )
-    return Encoder(profile, color="bgr", effort=args.effort, threads=args.threads, water_level=args.water_level).encode
+    return Encoder(profile, color="bgr", water_level=args.water_level, **written).encode
 
 
 def _jobs(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:

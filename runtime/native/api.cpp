@@ -52,6 +52,45 @@ edgejpeg_status check_water_level(const char* name, double value) {
   return fail(EDGEJPEG_INVALID_ARGUMENT, "%s is %g; it is a positive, finite number", name, value);
 }
 
+edgejpeg_status check_options(const edgejpeg_options& options) {
+  const struct {
+    const char* name;
+    int32_t value;
+    int32_t low;
+    int32_t high;
+  } fields[] = {
+      {"subsampling", options.subsampling, EDGEJPEG_444, EDGEJPEG_GRAY},
+      {"effort", options.effort, 0, 1},
+      {"threads", options.threads, 1, EDGEJPEG_MAX_THREADS},
+      {"standard_huffman", options.standard_huffman, 0, 1},
+      {"exact_huffman", options.exact_huffman, 0, 1},
+      {"sampled_statistics", options.sampled_statistics, 0, 1},
+      {"container", options.container, EDGEJPEG_JFIF, EDGEJPEG_LEAN},
+      {"progressive", options.progressive, 0, 1},
+      {"restart_rows", options.restart_rows, 0, EDGEJPEG_MAX_SIZE},
+      {"orientation", options.orientation, 0, 8},
+      {"quantization", options.quantization, EDGEJPEG_ROUND, EDGEJPEG_TRELLIS},
+      {"keep_statistics", options.keep_statistics, 0, 1},
+      {"timing", options.timing, 0, 1},
+      {"comment_control", options.comment_control, 0, 1},
+  };
+  for (const auto& field : fields) {
+    if (const auto status = check_range(field.name, field.value, field.low, field.high)) return status;
+  }
+  if (!std::isfinite(options.trellis_weight) || options.trellis_weight < 0) {
+    return fail(EDGEJPEG_INVALID_ARGUMENT, "trellis_weight is %g; it is finite and not negative",
+                options.trellis_weight);
+  }
+  if (options.progressive != 0 && options.restart_rows != 0) {
+    return fail(EDGEJPEG_INVALID_ARGUMENT, "progressive is 1 and restart_rows is %d; one of them is 0",
+                static_cast<int>(options.restart_rows));
+  }
+  if (options.progressive != 0 && options.standard_huffman != 0) {
+    return fail(EDGEJPEG_INVALID_ARGUMENT, "progressive and standard_huffman are 1; one of them is 0");
+  }
+  return EDGEJPEG_OK;
+}
+
 edgejpeg_status check_image(const edgejpeg_image& image) {
   if (image.pixels == nullptr) return fail_null("edgejpeg_encoder_encode", "image->pixels");
   if (const auto status = check_range("image width", image.width, 1, EDGEJPEG_MAX_SIZE)) return status;
@@ -69,9 +108,7 @@ edgejpeg_status edgejpeg_encoder_create(const edgejpeg_options* options, edgejpe
   if (encoder == nullptr) return fail_null(__func__, "encoder");
   *encoder = nullptr;
   if (options == nullptr) return fail_null(__func__, "options");
-  if (const auto status = check_range("subsampling", options->subsampling, EDGEJPEG_444, EDGEJPEG_GRAY)) return status;
-  if (const auto status = check_range("effort", options->effort, 0, 1)) return status;
-  if (const auto status = check_range("threads", options->threads, 1, EDGEJPEG_MAX_THREADS)) return status;
+  if (const auto status = check_options(*options)) return status;
   const char* const wanted = std::getenv("EDGEJPEG_BACKEND");
   const edgejpeg::Backend* const backend = edgejpeg::choose_backend(wanted);
   if (backend == nullptr) {
@@ -156,6 +193,14 @@ edgejpeg_status edgejpeg_encoder_encode(edgejpeg_encoder* encoder, const edgejpe
   }
   if (core.mode() == Encoder::Mode::kFixed && !core.has_chroma_table() && !core.is_gray(*image)) {
     return fail(EDGEJPEG_NOT_READY, "a colour frame needs a chroma table; give one to edgejpeg_encoder_set_tables");
+  }
+  const size_t interval = core.restart_interval(*image);
+  if (interval > EDGEJPEG_MAX_RESTART_INTERVAL) {
+    return fail(EDGEJPEG_INVALID_ARGUMENT,
+                "a restart interval of %zu MCUs for a frame of %d x %d; at most %d: choose a "
+                "smaller restart_rows",
+                interval, static_cast<int>(image->width), static_cast<int>(image->height),
+                EDGEJPEG_MAX_RESTART_INTERVAL);
   }
   if (!core.encode(*image)) {
     return fail(EDGEJPEG_OUT_OF_MEMORY, "not enough memory to encode a frame of %d x %d",

@@ -6,7 +6,7 @@
  * An encoder belongs to one thread at a time. Different encoders may run in parallel.
  *
  *     edgejpeg_encoder* encoder = NULL;
- *     edgejpeg_options options = {EDGEJPEG_420, 0, 1};
+ *     edgejpeg_options options = {.subsampling = EDGEJPEG_420, .threads = 1};
  *     edgejpeg_image image = {pixels, width, height, 3 * width, 3, EDGEJPEG_BGR};
  *     const uint8_t* jpeg;
  *     size_t size;
@@ -52,15 +52,44 @@ typedef enum edgejpeg_pixel_format {
   EDGEJPEG_LUMA = 2 /* one sample per pixel: always coded as one component */
 } edgejpeg_pixel_format;
 
+typedef enum edgejpeg_container {
+  EDGEJPEG_JFIF = 0,
+  EDGEJPEG_LEAN = 1 /* no APP0, one DQT and one DHT segment: 34 bytes less (22 with one component) */
+} edgejpeg_container;
+
 #define EDGEJPEG_MAX_SIZE 65535
 #define EDGEJPEG_MAX_THREADS 256
 #define EDGEJPEG_MAX_COMMENT 65533
+#define EDGEJPEG_MAX_RESTART_INTERVAL 65535 /* MCUs: restart_rows times those of a row */
 
-/* Fields are int32_t, so that a value outside an enumeration is refused and not undefined. */
+/* How a coefficient becomes a level. TRIM and TRELLIS weigh the error by the design's sensitivities, or by 1 / q^2 with
+ * given tables, against the length of the codes: TRIM drops the last levels of a block, TRELLIS any. Networks notice
+ * zeroing more than the weighted error says. */
+typedef enum edgejpeg_quantization {
+  EDGEJPEG_ROUND = 0, /* or the dead zone */
+  EDGEJPEG_TRIM = 1,
+  EDGEJPEG_TRELLIS = 2
+} edgejpeg_quantization;
+
+/* All zero but `threads` is a plain encoder. Fields are int32_t, so that a value outside an enumeration is refused and
+ * not undefined. A large frame is one of 1280 x 720 pixels or more with at least 32 rows of MCUs. */
 typedef struct edgejpeg_options {
-  int32_t subsampling; /* edgejpeg_subsampling */
-  int32_t effort;      /* 0: the Huffman tables of ITU-T T.81 Annex K; 1: optimal ones for every frame */
-  int32_t threads;     /* 1..EDGEJPEG_MAX_THREADS; the bytes do not depend on it */
+  int32_t subsampling;        /* edgejpeg_subsampling */
+  int32_t effort;             /* 0: stored Huffman tables, chosen per frame; 1: optimal ones for every frame */
+  int32_t threads;            /* 1..EDGEJPEG_MAX_THREADS; the bytes do not depend on it */
+  int32_t standard_huffman;   /* 1: at effort 0 always the Huffman tables of ITU-T T.81 Annex K */
+  int32_t exact_huffman;      /* at effort 1, 1: every block is counted; 0: of large frames a sample of the rows */
+  int32_t sampled_statistics; /* 1: of large frames, every 4th row of MCUs alone is measured for the design */
+  int32_t container;          /* edgejpeg_container */
+  int32_t progressive;        /* 1: a progressive file, always with optimal Huffman tables; it decodes to the same */
+  int32_t restart_rows;       /* rows of MCUs from a restart marker to the next; 0: none. Not with progressive */
+  int32_t orientation;        /* the EXIF orientation, 1..8; 0: no EXIF */
+  int32_t quantization;       /* edgejpeg_quantization */
+  double trellis_weight; /* error per bit that TRIM and TRELLIS accept, in units of the water level, or of the noise of
+                            rounding, q^2 / 12, with given tables; 0: the default of 1.5 */
+  int32_t keep_statistics; /* 1: statistics and coefficients are kept with given tables too */
+  int32_t timing;          /* 1: the time of every stage is taken */
+  int32_t comment_control; /* 1: " d=...", " scale=..." or " level=..." ends a comment, if there is one */
 } edgejpeg_options;
 
 typedef struct edgejpeg_image {
@@ -77,7 +106,7 @@ typedef struct edgejpeg_image {
  */
 typedef struct edgejpeg_statistics {
   int32_t components; /* 1 or 3; entries beyond are zero */
-  int64_t blocks[3];
+  int64_t blocks[3];  /* that were measured */
   double mean[3][64];
   double variance[3][64];      /* population variance */
   double laplace_scale[3][64]; /* mean |C|, as OptS eq. 12 is printed */

@@ -12,6 +12,7 @@
 #include "edgejpeg.h"
 #include "geometry.h"
 #include "huffman.h"
+#include "huffman_sets.h"
 #include "quantise.h"
 #include "statistics.h"
 #include "stream.h"
@@ -24,7 +25,7 @@ namespace edgejpeg {
 // With tables designed per frame there are two passes over the frame: one that keeps all coefficients and sums them up,
 // and one that quantises and codes. With fixed tables the second one makes the coefficients where it needs them. Rows
 // of MCUs are the unit of work: a batch of them is quantised, then coded, by all threads; then their bits are appended
-// to the file in order.
+// to the file in order. Where the Huffman tables come from a sample, its rows are quantised first, and kept.
 class Encoder {
  public:
   enum class Mode { kNone, kFixed, kDesigned };
@@ -53,8 +54,12 @@ class Encoder {
   const edgejpeg_statistics& statistics() const { return statistics_; }
   const uint8_t* table(size_t slot) const { return used_[slot]; }
   const ByteStream& file() const { return file_; }
+  // In MCUs; 0 for none. A file holds at most 65535.
+  size_t restart_interval(const edgejpeg_image& image) const;
 
  private:
+  // Where the Huffman tables of a frame come from.
+  enum class HuffmanSource { kStandard, kStored, kSampled, kCounted, kPerScan };
   // Coefficients are made and used in portions that stay in the first cache: 32 pairs are 8 KiB.
   static constexpr size_t kPortion = 32;
   static_assert(kPortion <= kMaxSummedPairs);
@@ -74,11 +79,23 @@ class Encoder {
     size_t bits;
   };
 
+  Geometry geometry_of(const edgejpeg_image& image) const;
+  HuffmanSource huffman_source() const;
   [[nodiscard]] bool reserve();
   [[nodiscard]] bool prepare_rows();
   // Blocks from the beginning of a row's memory to line `line` of a component, two for every pair.
   size_t block_offset(size_t component, size_t line) const;
   size_t pairs(size_t component) const { return divide_up(geometry_.component[component].columns, 2); }
+  // Every measure_step_-th row of MCUs is measured, and its coefficients are kept.
+  size_t measured_rows() const { return (geometry_.mcu_rows + measure_step_ - 1 - measure_step_ / 2) / measure_step_; }
+  bool is_measured(size_t mcu_row) const {
+    return mode_ == Mode::kDesigned && mcu_row % measure_step_ == measure_step_ / 2;
+  }
+  size_t measured_blocks(size_t component) const;
+  // The rows of MCUs of the sample for the Huffman tables, evenly over the frame.
+  size_t sampled_row(size_t index) const { return (2 * index + 1) * geometry_.mcu_rows / (2 * samples_); }
+  Row& row_of(size_t first, size_t i);
+  bool is_restart(size_t mcu_row) const { return restart_rows_ > 0 && mcu_row % restart_rows_ == 0; }
 
   void measure(const edgejpeg_image& image);
   // The same in float64, for the reference back end: in one thread, two walks over the frame.
@@ -88,12 +105,19 @@ class Encoder {
   void fill_row(const edgejpeg_image& image, size_t mcu_row, Row* row, Worker* worker) const;
   McuRow view(size_t mcu_row, const Row& row) const;
   // The DCs that stand before each row of a batch. `end_dc`: those before the batch, then those behind it.
-  void start_dcs(size_t first, size_t count, int (*dcs)[3], int* end_dc) const;
+  void start_dcs(size_t first, size_t count, int (*dcs)[3], int* end_dc);
   void choose_huffman_tables(const edgejpeg_image& image);
+  void count_sample(const edgejpeg_image& image);
+  void count_all(const edgejpeg_image& image);
+  void choose_stored_tables();
+  void make_optimal_tables(bool from_sample);
+  void fill_batch(const edgejpeg_image& image, size_t first, size_t count);
   [[nodiscard]] bool write_scan(const edgejpeg_image& image);
+  [[nodiscard]] bool write_progressive(const edgejpeg_image& image);
 
   int32_t subsampling_ = 0;
   int32_t effort_ = 0;
+  edgejpeg_options options_ = {};
   size_t threads_ = 1;
   const Backend* backend_ = nullptr;
   Mode mode_ = Mode::kNone;
@@ -108,17 +132,25 @@ class Encoder {
   uint8_t used_[2][kBlockSize] = {};
   Quantiser quantiser_[2] = {};
   bool exact_ = false;  // the tables are too fine for the int16 DCT, or the back end is the reference
+  HuffmanSource source_ = HuffmanSource::kStandard;
   HuffmanTable dc_[2] = {};
   HuffmanTable ac_[2] = {};
-  EntropyCodes standard_codes_[2];
+  const EntropyCodes* codes_[2] = {};
+  StoredLengths stored_lengths_;
+  EntropyCodes stored_codes_[2][kAcChoices];  // by AC table; made when first used
+  bool has_stored_codes_[2][kAcChoices] = {};
   EntropyCodes optimal_codes_[2];
   Worker* workers_ = nullptr;        // one per thread
-  Buffer<int16_t> coefficients_[3];  // pairs of blocks; only when the tables are designed
+  Buffer<int16_t> coefficients_[3];  // pairs of blocks of the measured rows; only when the tables are designed
+  size_t measure_step_ = 1;
   Row* rows_ = nullptr;
   size_t row_capacity_ = 0;  // rows that exist
-  size_t batch_ = 0;         // rows that are in use
+  size_t batch_ = 0;         // rows that are in use, and behind them
+  size_t samples_ = 0;       // those of the sample
+  size_t restart_rows_ = 0;
   bool rows_are_filled_ = false;
   Buffer<int[3]> start_dcs_;
+  Buffer<McuRow> views_;  // of all rows, for a progressive file
   ByteStream file_;
   ThreadPool pool_;
 };

@@ -18,6 +18,8 @@ struct SymbolCounts {
   uint64_t count[256];
 
   void add(const SymbolCounts& other);
+  // For tables from a sample: every symbol of a baseline file gets a count, small against what was seen.
+  void cover(const HuffmanTable& all_symbols);
 };
 
 // Annex K.3: tables K.3 to K.6.
@@ -50,7 +52,12 @@ constexpr size_t ac_row(size_t distance) { return distance << 8 & 0xF00; }
 constexpr uint8_t kEndOfBlock = 0x00;
 constexpr uint8_t kSixteenZeros = 0xF0;
 
-void make_codes(const HuffmanTable& dc, const HuffmanTable& ac, EntropyCodes* codes);
+// The words of DC, and those of AC and of the bits of values.
+void make_dc_codes(const HuffmanTable& dc, EntropyCodes* codes);
+void make_ac_codes(const HuffmanTable& ac, EntropyCodes* codes);
+
+// bits << 8 | length for every symbol of a table; 0 for the others up to `size`.
+void make_code_words(const HuffmanTable& table, size_t size, uint32_t* words);
 
 // An upper bound of the bytes of one block before stuffing: DC 16 + 11 bits, 63 AC of 16 + 10 bits.
 constexpr size_t kMaxBlockBytes = (16 + 11 + 63 * (16 + 10) + 7) / 8;

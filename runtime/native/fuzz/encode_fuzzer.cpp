@@ -2,6 +2,7 @@
 //
 // Every file is read to its last bit, and compared with what a new handle with one thread and the scalar back end makes
 // of the same frame without its strides, its channels the other way round.
+#include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
@@ -93,16 +94,36 @@ class Session {
     }
   }
 
+  // Kinds of files, and where their Huffman tables come from; allowed ones.
+  void read_file_options(edgejpeg_options* options) {
+    const size_t bits = reader_->choice(256);
+    options->container = bits & 1;
+    options->progressive = bits >> 1 & 1;
+    options->exact_huffman = bits >> 2 & 1;
+    options->sampled_statistics = bits >> 3 & 1;
+    if (options->progressive == 0) {
+      options->standard_huffman = bits >> 4 & 1;
+      options->restart_rows = (bits >> 5 & 1) != 0 ? reader_->range(0, EDGEJPEG_MAX_SIZE) >> reader_->choice(17) : 0;
+    }
+    options->orientation = (bits >> 6 & 1) != 0 ? static_cast<int32_t>(reader_->choice(9)) : 0;
+  }
+
   void create() {
-    edgejpeg_options options = {static_cast<int32_t>(reader_->choice(4)), static_cast<int32_t>(reader_->choice(2)), 1};
+    edgejpeg_options options = {};
+    options.subsampling = static_cast<int32_t>(reader_->choice(4));
+    options.effort = static_cast<int32_t>(reader_->choice(2));
     constexpr int32_t kThreads[] = {1, 2, 3, 4, 7, 1, 2, EDGEJPEG_MAX_THREADS};
-    const size_t threads = reader_->choice(64);
+    const size_t byte = reader_->choice(256);
+    const size_t threads = byte % 64;
     options.threads = kThreads[threads < 8 ? threads : threads % 7];
+    if (byte >= 64) read_file_options(&options);
     bool valid = true;
     if (reader_->once_in(16)) {
       constexpr int32_t kWrong[] = {-1, EDGEJPEG_MAX_THREADS + 1, INT32_MAX, INT32_MIN};
       const int32_t wrong = kWrong[reader_->choice(std::size(kWrong))];
-      (reader_->once_in(2) ? options.threads : reader_->once_in(2) ? options.effort : options.subsampling) = wrong;
+      int32_t* const fields[] = {&options.threads,   &options.effort,      &options.subsampling,
+                                 &options.container, &options.progressive, &options.orientation};
+      *fields[reader_->choice(std::size(fields))] = wrong;
       valid = false;
     }
     edgejpeg_encoder* created = nullptr;
@@ -204,7 +225,8 @@ class Session {
   }
 
   void pass_null() {
-    const edgejpeg_options options = {EDGEJPEG_444, 0, 1};
+    edgejpeg_options options = {};
+    options.threads = 1;
     edgejpeg_encoder* created = nullptr;
     uint8_t table[64] = {};
     double sensitivity[3 * 64] = {};
@@ -258,7 +280,9 @@ class Session {
     const bool needs_chroma = settings_.mode == Settings::kFixed && !settings_.has_chroma && !gray;
     const edgejpeg_status expected = !frame.valid                                        ? EDGEJPEG_INVALID_ARGUMENT
                                      : settings_.mode == Settings::kNone || needs_chroma ? EDGEJPEG_NOT_READY
-                                                                                         : EDGEJPEG_OK;
+                                     : restart_interval(frame) > EDGEJPEG_MAX_RESTART_INTERVAL
+                                         ? EDGEJPEG_INVALID_ARGUMENT
+                                         : EDGEJPEG_OK;
     static const uint8_t untouched = 0;
     const uint8_t* data = &untouched;
     size_t size = 12345;
@@ -277,6 +301,15 @@ class Session {
       FUZZ_CHECK(file == std::vector<uint8_t>(data, data + size), "the same frame, other bytes");
     }
     compare_with_new_handle(frame, file);
+  }
+
+  int64_t restart_interval(const Frame& frame) const {
+    const int32_t subsampling = settings_.options.subsampling;
+    const bool gray = subsampling == EDGEJPEG_GRAY || frame.image.format == EDGEJPEG_LUMA;
+    const int64_t width = gray || subsampling == EDGEJPEG_444 ? 8 : 16;
+    const int64_t height = gray || subsampling != EDGEJPEG_420 ? 8 : 16;
+    const int64_t rows = (frame.image.height + height - 1) / height;
+    return std::min<int64_t>(settings_.options.restart_rows, rows) * ((frame.image.width + width - 1) / width);
   }
 
   void check_result(const edgejpeg_encoder* encoder, const Frame& frame, const std::vector<uint8_t>& file) const {
@@ -302,7 +335,11 @@ class Session {
                                               gray || subsampling == EDGEJPEG_444 ? size_t{1} : size_t{2},
                                               gray || subsampling != EDGEJPEG_420 ? size_t{1} : size_t{2},
                                               {luma, chroma},
-                                              &settings_.comment};
+                                              &settings_.comment,
+                                              settings_.options.container == EDGEJPEG_LEAN,
+                                              settings_.options.progressive != 0,
+                                              static_cast<uint8_t>(settings_.options.orientation),
+                                              static_cast<size_t>(settings_.options.restart_rows)};
     edgejpeg_fuzz::check_file(file.data(), file.size(), expected);
   }
 
