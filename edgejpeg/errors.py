@@ -4,6 +4,7 @@
 
     EdgeJpegError
     ├── InvalidInputError      (ValueError)       a frame, a table or an option outside what is allowed
+    │   └── BufferTooSmallError                   the file does not fit into the caller's buffer
     ├── JpegFormatError        (ValueError)       bytes that are no JPEG, or a damaged one
     ├── ProfileError           (ValueError)       a profile that cannot be read or does not fit
     ├── ModelError             (ValueError)       an unknown network, or weights that do not fit it
@@ -26,6 +27,21 @@ class EdgeJpegError(Exception):
 
 class InvalidInputError(EdgeJpegError, ValueError):
     """A frame, a table or an option is outside what is allowed."""
+
+
+class BufferTooSmallError(InvalidInputError):
+    """The file does not fit into the caller's buffer.
+
+    Attributes:
+        needed: the size of the file in bytes.
+    """
+
+    def __init__(self, message: str, needed: int) -> None:
+        super().__init__(message)
+        self.needed = needed
+
+    def __reduce__(self) -> tuple[type[BufferTooSmallError], tuple[str, int]]:
+        return BufferTooSmallError, (str(self), self.needed)
 
 
 class JpegFormatError(EdgeJpegError, ValueError):

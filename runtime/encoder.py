@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgejpeg.design.opts import raw_water_level
 from edgejpeg.design.statistics import Statistics
 from edgejpeg.errors import InvalidInputError
 from edgejpeg.jpeg.tables import QuantTable
 from edgejpeg.profile import Profile, load_profile
-from edgejpeg.runtime.library import MAX_SIZE, NativeEncoder
-from edgejpeg.runtime.options import Options
-
-COLORS = ("bgr", "rgb")
+from edgejpeg.runtime.library import MAX_THREADS, NativeEncoder
+from edgejpeg.runtime.many import default_workers, encode_frames
+from edgejpeg.runtime.options import Options, check_integer
+from edgejpeg.runtime.pixels import Frame, check_color, check_yuv_range, output_of, picture_of
 
 
 class Encoder:
@@ -42,7 +42,8 @@ class Encoder:
 
     Args:
         profile: a :class:`~edgejpeg.profile.Profile`, the name of a shipped one, or a path.
-        color: the order of the channels of colour frames, ``"bgr"`` (OpenCV's) or ``"rgb"``.
+        color: what frames are: ``"bgr"`` (OpenCV's) or ``"rgb"``; with a fourth channel that does not matter,
+            ``"bgrx"`` or ``"rgbx"``; or as cameras deliver them, ``"nv12"``, ``"nv21"``, ``"i420"`` or ``"yuyv"``.
         effort: 0 for stored Huffman tables, chosen per frame, 1 for optimal ones per frame; default: the profile's.
         threads: threads for one frame, 1 to 256.
         water_level: another luma water level (normalised d, above 0) than the adaptive profile's; the chroma level
@@ -57,6 +58,8 @@ class Encoder:
         exact_huffman: at effort 1, count the symbols of the whole of large frames (1280 x 720 pixels and more), and
             not of an eighth of their rows.
         sampled_statistics: of large frames, measure every fourth row of MCUs alone for the design.
+        yuv_range: of the samples of YUV frames: ``"limited"`` (Y 16..235, Cb and Cr 16..240, as cameras and video have
+            it), which is widened to JPEG's, or ``"full"``. The matrix is BT.601's, as JFIF wants it.
         comment: write ``edgejpeg profile=NAME@ID`` into every file (a COM segment).
 
     Raises:
@@ -80,6 +83,7 @@ class Encoder:
         orientation: int | None = None,
         exact_huffman: bool = False,
         sampled_statistics: bool = False,
+        yuv_range: str = "limited",
         comment: bool = False,
     ) -> None:
         if not isinstance(profile, (Profile, str, Path)):
@@ -87,7 +91,8 @@ class Encoder:
                 f"a profile is a Profile, the name of a shipped one, or a path; got {type(profile).__name__}"
             )
         self._profile = profile if isinstance(profile, Profile) else load_profile(profile)
-        self._color = _check_color(color)
+        self._color = check_color(color)
+        self._yuv_range = check_yuv_range(yuv_range)
         self._options = Options(
             self._profile.subsampling,
             self._profile.effort if effort is None else effort,
@@ -101,45 +106,98 @@ class Encoder:
             comment=comment,
         )
         self._water_level = water_level
-        levels = _raw_levels(self._profile, water_level)
-        tables = _rounded_tables(self._profile)
+        self._levels = _raw_levels(self._profile, water_level)
+        self._tables = _rounded_tables(self._profile)
         self._lock = threading.Lock()
-        self._native: NativeEncoder | None = NativeEncoder(
-            self._options.subsampling, self._options.effort, self._options.threads, **self._options.fields()
-        )
-        if levels is not None and self._profile.sensitivity is not None:
-            self._native.set_design(self._profile.sensitivity, *levels, self._profile.q_max)
-        elif tables.luma is not None:
-            chroma = tables.chroma
-            self._native.set_tables(tables.luma.array, None if chroma is None else chroma.array)
-        if comment:
+        self._native: NativeEncoder | None = self._create(self._options.threads)
+
+    def _create(self, threads: int) -> NativeEncoder:
+        """A native handle with all the settings of this encoder."""
+        options = self._options
+        native = NativeEncoder(options.subsampling, options.effort, threads, **options.fields())
+        native.set_full_range(self._yuv_range == "full")
+        if self._levels is not None and self._profile.sensitivity is not None:
+            native.set_design(self._profile.sensitivity, *self._levels, self._profile.q_max)
+        elif self._tables.luma is not None:
+            chroma = self._tables.chroma
+            native.set_tables(self._tables.luma.array, None if chroma is None else chroma.array)
+        if options.comment:
             text = f"edgejpeg profile={self._profile.name}@{self._profile.profile_id}"
-            self._native.set_comment(text.encode())
+            native.set_comment(text.encode())
+        return native
 
     @property
     def profile(self) -> Profile:
         """The profile that this encoder was made with."""
         return self._profile
 
-    def encode(self, frame: NDArray[np.uint8]) -> bytes:
+    @overload
+    def encode(self, frame: Frame, *, out: None = None) -> bytes: ...
+    @overload
+    def encode(self, frame: Frame, *, out: Any) -> memoryview: ...
+    def encode(self, frame: Frame, *, out: Any = None) -> bytes | memoryview:
         """Encode one frame.
 
         Args:
-            frame: ``(H, W, 3)`` uint8 in the encoder's channel order, or ``(H, W)`` or ``(H, W, 1)`` uint8 gray,
-                which gives a file of one component, as every frame does with a ``"gray"`` profile. Sizes 1 to 65535
-                (decoders on libjpeg read up to 65500). Any strides; a frame is copied only when the samples of a
-                pixel are not adjacent.
+            frame: uint8, of the encoder's color:
+
+                - ``"bgr"``, ``"rgb"``: ``(H, W, 3)``; ``"bgrx"``, ``"rgbx"``: ``(H, W, 4)``. With these also gray,
+                  ``(H, W)`` or ``(H, W, 1)``, which gives a file of one component, as every frame does with a
+                  ``"gray"`` profile.
+                - ``"nv12"``, ``"nv21"``: ``(H * 3/2, W)`` with the rows of Y above those of the chroma, as OpenCV and
+                  GStreamer have them; or a tuple of planes, ``(H, W)`` and ``(H/2, W)`` or ``(H/2, W/2, 2)``.
+                - ``"i420"``: ``(H * 3/2, W)``, or a tuple of planes, ``(H, W)`` and two of ``(H/2, W/2)``, Cb first.
+                - ``"yuyv"``: ``(H, W, 2)``.
+
+                H and W are even where chroma is coarser. Sizes 1 to 65535 (decoders on libjpeg read up to 65500). Any
+                strides; what lies in memory as described, rows at any distance, is not copied.
+            out: where to write the file: a writable, contiguous buffer of bytes (a bytearray, a memoryview, a uint8
+                array) that shares no memory with the frame.
 
         Returns:
-            The bytes of the file.
+            The bytes of the file; with ``out``, a memoryview of those written to it.
 
         Raises:
             InvalidInputError: another type, dtype, shape or size; the encoder is closed.
+            BufferTooSmallError: the file does not fit into ``out``, which is as it was; ``needed`` says the size.
             NativeLibraryError: memory is short.
         """
-        pixels, pixel_format = _check_frame(frame, self._color)
+        picture = picture_of(frame, self._color)
+        if out is None:
+            with self._lock:
+                return self._open().encode(*picture)
+        buffer = output_of(out, frame)
         with self._lock:
-            return self._open().encode(pixels, pixel_format)
+            return buffer[: self._open().encode_to(*picture, buffer)]
+
+    def encode_many(self, frames: Iterable[Frame], workers: int | None = None) -> Iterator[bytes]:
+        """Encode many frames in several threads, each with a native encoder of its own.
+
+        Args:
+            frames: anything that can be iterated over, a camera without an end as well. It is asked for frames in the
+                thread of the caller, up to ``2 * workers`` ahead of the file that is given out: a frame's memory
+                must not be used for another one until its file has come.
+            workers: threads, 1 to 256; default: the processors that this process may use.
+
+        Returns:
+            An iterator of the files, in the order of the frames, the same bytes as :meth:`encode` gives. A frame that
+            cannot be encoded raises what :meth:`encode` would, in its place. Stop early by ``close()``, or by letting
+            go of the iterator: the threads end.
+
+        >>> for jpeg in encoder.encode_many(frames):
+        ...     send(jpeg)
+        """
+        workers = check_integer("workers", default_workers() if workers is None else workers, 1, MAX_THREADS)
+        if not isinstance(frames, Iterable):
+            raise InvalidInputError(f"frames is something to iterate over; got {type(frames).__name__}")
+        with self._lock:
+            self._open()
+        return encode_frames(
+            lambda: self._create(1),
+            lambda native, frame: native.encode(*picture_of(frame, self._color)),
+            frames,
+            workers,
+        )
 
     @property
     def tables(self) -> tuple[QuantTable, QuantTable | None] | None:
@@ -191,6 +249,7 @@ class Encoder:
             "orientation": self._options.orientation,
             "exact_huffman": self._options.exact_huffman,
             "sampled_statistics": self._options.sampled_statistics,
+            "yuv_range": self._yuv_range,
             "comment": self._options.comment,
         }
 
@@ -230,34 +289,3 @@ def _raw_levels(profile: Profile, water_level: float | None) -> tuple[float, flo
             raise InvalidInputError(f"water_level is a positive, finite number; got {water_level!r}")
         luma, chroma = float(water_level), float(water_level) * (chroma / luma)
     return raw_water_level(luma, profile.sensitivity), raw_water_level(chroma, profile.sensitivity)
-
-
-def _check_color(color: str) -> str:
-    if color not in COLORS:
-        raise InvalidInputError(f"color is one of {', '.join(COLORS)}; got {color!r}")
-    return color
-
-
-def _check_frame(frame: NDArray[np.uint8], color: str) -> tuple[NDArray[np.uint8], str]:
-    """The frame as the library takes it, and its pixel format: ``(H, W, 3)`` with adjacent samples, or ``(H, W)``."""
-    if not isinstance(frame, np.ndarray):
-        raise InvalidInputError(
-            f"a frame is a NumPy array (H, W, 3) or (H, W), uint8; got {type(frame).__name__}: convert with np.asarray"
-        )
-    if frame.dtype != np.uint8:
-        raise InvalidInputError(
-            f"a frame has dtype uint8, samples 0..255; got {frame.dtype}: "
-            "convert it, for floats in 0..1 with (frame * 255).round().clip(0, 255).astype(np.uint8)"
-        )
-    if frame.ndim not in (2, 3) or (frame.ndim == 3 and frame.shape[2] not in (1, 3)):
-        raise InvalidInputError(f"a frame has shape (H, W, 3), (H, W, 1) or (H, W); got {frame.shape}")
-    if min(frame.shape[:2]) < 1 or max(frame.shape[:2]) > MAX_SIZE:
-        raise InvalidInputError(
-            f"a JPEG is 1 to {MAX_SIZE} pixels wide and high; got a frame of {frame.shape[1]} x {frame.shape[0]}"
-        )
-    if frame.ndim == 2 or frame.shape[2] == 1:
-        return frame if frame.ndim == 2 else frame[:, :, 0], "gray"
-    if frame.strides[2] == -1:
-        # A reversed view such as bgr[..., ::-1]: the same pixels in the other order, without a copy.
-        return frame[:, :, ::-1], "rgb" if color == "bgr" else "bgr"
-    return frame if frame.strides[2] == 1 else np.ascontiguousarray(frame), color

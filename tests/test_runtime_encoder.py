@@ -374,7 +374,7 @@ FRAME = np.zeros((8, 8, 3), np.uint8)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"color": "yuv"}, "color is one of bgr, rgb; got 'yuv'"),
+        ({"color": "yuv"}, "color is one of bgr, rgb, bgrx, rgbx, nv12, nv21, i420, yuyv; got 'yuv'"),
         ({"effort": 2}, "effort is an integer from 0 to 1; got 2"),
         ({"effort": "1"}, "effort is an integer from 0 to 1; got '1'"),
         ({"effort": True}, "effort is an integer"),

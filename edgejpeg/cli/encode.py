@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgejpeg.cli.arguments import add_on_error_argument, positive_float, positive_int
+from edgejpeg.cli.encode_raw import add_raw_arguments, encoder_color, run_raw
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +22,9 @@ HELP = "encode images as JPEG with a profile"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="IN", help="image files, or folders of images")
+    parser.add_argument(
+        "inputs", nargs="+", type=Path, metavar="IN", help="image files, or folders of images; or raw video"
+    )
     tables = parser.add_mutually_exclusive_group(required=True)
     tables.add_argument("-p", "--profile", help="a shipped profile's name, or a .toml file")
     tables.add_argument("--quality", type=int, help="the IJG's tables at this quality, 1..100, instead of a profile")
@@ -40,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=positive_int, default=1, help="threads (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object per image")
+    add_raw_arguments(parser)
     add_on_error_argument(parser)
 
 
@@ -49,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     from edgejpeg.runtime.frames import read_image
 
     encode = _encoder(args)
+    if args.raw is not None:
+        return run_raw(args, encode, _write)
     jobs = _jobs(args.inputs, args.output)
     failed: list[str] = []
     for source, target in jobs:
@@ -76,12 +82,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _encoder(args: argparse.Namespace) -> Callable[[NDArray[np.uint8]], bytes]:
-    """What encodes one BGR image: a profile's encoder, or ordinary JPEG at a quality."""
+    """What encodes one frame: a profile's encoder, or ordinary JPEG at a quality."""
     from edgejpeg.errors import InvalidInputError
     from edgejpeg.profile import load_profile
     from edgejpeg.runtime import Encoder, encode_jpeg
 
     written = {
+        "color": encoder_color(args),
+        "yuv_range": args.yuv_range,
         "effort": args.effort,
         "threads": args.threads,
         "progressive": args.progressive,
@@ -97,7 +105,6 @@ def _encoder(args: argparse.Namespace) -> Callable[[NDArray[np.uint8]], bytes]:
             encode_jpeg,
             quality=args.quality,
             subsampling=args.subsampling or "420",
-            color="bgr",
             **(written | {"effort": args.effort or 0}),
         )
     profile = load_profile(args.profile)
@@ -106,7 +113,7 @@ def _encoder(args: argparse.Namespace) -> Callable[[NDArray[np.uint8]], bytes]:
             f"profile {profile.name!r} is for subsampling {profile.subsampling}, not {args.subsampling}; "
             "leave --subsampling out, or calibrate a profile for it"
         )
-    return Encoder(profile, color="bgr", water_level=args.water_level, **written).encode
+    return Encoder(profile, water_level=args.water_level, **written).encode
 
 
 def _jobs(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from edgejpeg.errors import InvalidInputError
 from edgejpeg.jpeg import huffman
-from edgejpeg.jpeg.colour import check_subsampling, sample_planes
+from edgejpeg.jpeg.colour import YuvImage, check_subsampling, sample_planes
 from edgejpeg.jpeg.dct import block_dct
 from edgejpeg.jpeg.huffman import HuffmanTable
 from edgejpeg.jpeg.tables import QuantTable, dead_zone_thresholds
@@ -21,7 +21,7 @@ from edgejpeg.jpeg.zigzag import to_zigzag
 END_OF_BLOCK, SIXTEEN_ZEROS = 0x00, 0xF0
 
 
-def component_blocks(image: NDArray[np.uint8], subsampling: str) -> list[NDArray[np.float64]]:
+def component_blocks(image: NDArray[np.uint8] | YuvImage, subsampling: str) -> list[NDArray[np.float64]]:
     """DCT coefficients of an image's real blocks, one ``(rows, columns, 8, 8)`` float64 array per component.
 
     An MCU at the right or lower edge can hold blocks outside the component; they are coded as zeros and are not here.
@@ -60,7 +60,7 @@ def quantize(
 
 
 def encode_reference(
-    image: NDArray[np.uint8],
+    image: NDArray[np.uint8] | YuvImage,
     tables: Sequence[QuantTable],
     subsampling: str = "420",
     *,
@@ -72,7 +72,7 @@ def encode_reference(
     """Encode an image as a baseline JFIF file.
 
     Args:
-        image: ``(H, W, 3)`` uint8 RGB, or ``(H, W)`` uint8 with ``subsampling="gray"``.
+        image: ``(H, W, 3)`` uint8 RGB, ``(H, W)`` uint8 with ``subsampling="gray"``, or Y, Cb and Cr.
         tables: the luma and the chroma table; for ``"gray"`` the first one is used.
         subsampling: ``"444"``, ``"422"``, ``"420"`` or ``"gray"``.
         effort: 0 for the standard Huffman tables, 1 for optimal ones.

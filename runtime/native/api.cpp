@@ -1,7 +1,5 @@
 // The C interface: every argument is checked here, and every failure becomes a status with a message.
 #include <cmath>
-#include <cstdarg>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -9,6 +7,8 @@
 #include "backend.h"
 #include "edgejpeg.h"
 #include "encoder.h"
+#include "error.h"
+#include "image.h"
 
 struct edgejpeg_encoder {
   edgejpeg::Encoder encoder;
@@ -16,26 +16,10 @@ struct edgejpeg_encoder {
 
 namespace {
 
+using edgejpeg::check_range;
 using edgejpeg::Encoder;
-
-thread_local char last_error[256] = "no error";
-
-[[gnu::format(printf, 2, 3)]] edgejpeg_status fail(edgejpeg_status status, const char* format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  std::vsnprintf(last_error, sizeof(last_error), format, arguments);
-  va_end(arguments);
-  return status;
-}
-
-edgejpeg_status fail_null(const char* function, const char* argument) {
-  return fail(EDGEJPEG_INVALID_ARGUMENT, "%s: %s is NULL", function, argument);
-}
-
-edgejpeg_status check_range(const char* name, long long value, long long low, long long high) {
-  if (value >= low && value <= high) return EDGEJPEG_OK;
-  return fail(EDGEJPEG_INVALID_ARGUMENT, "%s is %lld; it is an integer from %lld to %lld", name, value, low, high);
-}
+using edgejpeg::fail;
+using edgejpeg::fail_null;
 
 edgejpeg_status check_table(const char* name, const uint8_t* table) {
   for (int i = 0; i < 64; ++i) {
@@ -91,18 +75,29 @@ edgejpeg_status check_options(const edgejpeg_options& options) {
   return EDGEJPEG_OK;
 }
 
-edgejpeg_status check_image(const edgejpeg_image& image) {
-  if (image.pixels == nullptr) return fail_null("edgejpeg_encoder_encode", "image->pixels");
-  if (const auto status = check_range("image width", image.width, 1, EDGEJPEG_MAX_SIZE)) return status;
-  if (const auto status = check_range("image height", image.height, 1, EDGEJPEG_MAX_SIZE)) return status;
-  return check_range("image format", image.format, EDGEJPEG_RGB, EDGEJPEG_LUMA);
+edgejpeg_status encode(const char* function, Encoder& core, const edgejpeg_image& image) {
+  if (const auto status = edgejpeg::check_image(function, image)) return status;
+  if (core.mode() == Encoder::Mode::kNone) {
+    return fail(EDGEJPEG_NOT_READY, "no tables yet; call edgejpeg_encoder_set_tables or edgejpeg_encoder_set_design");
+  }
+  if (core.mode() == Encoder::Mode::kFixed && !core.has_chroma_table() && !core.is_gray(image)) {
+    return fail(EDGEJPEG_NOT_READY, "a colour frame needs a chroma table; give one to edgejpeg_encoder_set_tables");
+  }
+  const size_t interval = core.restart_interval(image);
+  if (interval > EDGEJPEG_MAX_RESTART_INTERVAL) {
+    return fail(EDGEJPEG_INVALID_ARGUMENT,
+                "a restart interval of %zu MCUs for a frame of %d x %d; at most %d: choose a "
+                "smaller restart_rows",
+                interval, static_cast<int>(image.width), static_cast<int>(image.height), EDGEJPEG_MAX_RESTART_INTERVAL);
+  }
+  if (core.encode(image)) return EDGEJPEG_OK;
+  return fail(EDGEJPEG_OUT_OF_MEMORY, "not enough memory to encode a frame of %d x %d", static_cast<int>(image.width),
+              static_cast<int>(image.height));
 }
 
 }  // namespace
 
 const char* edgejpeg_version(void) { return EDGEJPEG_VERSION; }
-
-const char* edgejpeg_last_error(void) { return last_error; }
 
 edgejpeg_status edgejpeg_encoder_create(const edgejpeg_options* options, edgejpeg_encoder** encoder) {
   if (encoder == nullptr) return fail_null(__func__, "encoder");
@@ -186,28 +181,31 @@ edgejpeg_status edgejpeg_encoder_encode(edgejpeg_encoder* encoder, const edgejpe
   if (size == nullptr) return fail_null(__func__, "size");
   *data = nullptr;
   *size = 0;
-  if (const auto status = check_image(*image)) return status;
-  Encoder& core = encoder->encoder;
-  if (core.mode() == Encoder::Mode::kNone) {
-    return fail(EDGEJPEG_NOT_READY, "no tables yet; call edgejpeg_encoder_set_tables or edgejpeg_encoder_set_design");
+  if (const auto status = encode(__func__, encoder->encoder, *image)) return status;
+  *data = encoder->encoder.file().data();
+  *size = encoder->encoder.file().size();
+  return EDGEJPEG_OK;
+}
+
+edgejpeg_status edgejpeg_encoder_encode_to(edgejpeg_encoder* encoder, const edgejpeg_image* image, uint8_t* out,
+                                           size_t capacity, size_t* size) {
+  if (encoder == nullptr) return fail_null(__func__, "encoder");
+  if (image == nullptr) return fail_null(__func__, "image");
+  if (out == nullptr && capacity > 0) return fail_null(__func__, "out");
+  if (size == nullptr) return fail_null(__func__, "size");
+  *size = 0;
+  if (const auto status = edgejpeg::check_image(__func__, *image)) return status;
+  if (edgejpeg::overlaps(*image, out, capacity)) {
+    return fail(EDGEJPEG_INVALID_ARGUMENT, "%s: the %zu bytes of out overlap the memory of the image", __func__,
+                capacity);
   }
-  if (core.mode() == Encoder::Mode::kFixed && !core.has_chroma_table() && !core.is_gray(*image)) {
-    return fail(EDGEJPEG_NOT_READY, "a colour frame needs a chroma table; give one to edgejpeg_encoder_set_tables");
+  if (const auto status = encode(__func__, encoder->encoder, *image)) return status;
+  *size = encoder->encoder.file().size();
+  if (*size > capacity) {
+    return fail(EDGEJPEG_BUFFER_TOO_SMALL, "the file has %zu bytes, the buffer %zu; give a larger one", *size,
+                capacity);
   }
-  const size_t interval = core.restart_interval(*image);
-  if (interval > EDGEJPEG_MAX_RESTART_INTERVAL) {
-    return fail(EDGEJPEG_INVALID_ARGUMENT,
-                "a restart interval of %zu MCUs for a frame of %d x %d; at most %d: choose a "
-                "smaller restart_rows",
-                interval, static_cast<int>(image->width), static_cast<int>(image->height),
-                EDGEJPEG_MAX_RESTART_INTERVAL);
-  }
-  if (!core.encode(*image)) {
-    return fail(EDGEJPEG_OUT_OF_MEMORY, "not enough memory to encode a frame of %d x %d",
-                static_cast<int>(image->width), static_cast<int>(image->height));
-  }
-  *data = core.file().data();
-  *size = core.file().size();
+  std::memcpy(out, encoder->encoder.file().data(), *size);
   return EDGEJPEG_OK;
 }
 

@@ -1,23 +1,21 @@
 // The inner loops, once per instruction set, behind one table of functions.
 //
 // Every back end does the same integer arithmetic, so that all give the same bytes. scalar.cpp is the plain version to
-// read; each of the others is a translation unit with compile flags of its own, and is entered only after the processor
-// was asked.
+// read; each of the others has translation units with compile flags of their own, and is entered only after the
+// processor was asked.
 #ifndef EDGEJPEG_BACKEND_H_
 #define EDGEJPEG_BACKEND_H_
 
 #include <cstddef>
 #include <cstdint>
 
+#include "colour_kernels.h"
 #include "geometry.h"
 #include "huffman.h"
 #include "quantise.h"
 #include "statistics.h"
 
 namespace edgejpeg {
-
-// Colour kernels take packed pixels of three bytes, this many at a time.
-constexpr size_t kPixelGroup = 32;
 
 // Coefficients are kept for two neighbouring blocks together, in transposed order: [horizontal frequency][block]
 // [vertical frequency], scaled by kDctScale (dct.h).
@@ -26,13 +24,6 @@ constexpr size_t kPairSize = 2 * kBlockSize;
 // Stored coefficients are fetched this many pairs before they are quantised: those of a large frame are in no near
 // cache.
 constexpr size_t kPairsAhead = 16;
-
-// Rows of interleaved pixels; `bgr` tells the order. `count` is a multiple of kPixelGroup. Samples are level-shifted.
-using LumaKernel = void (*)(const uint8_t* pixels, bool bgr, size_t count, int8_t* y);
-using ChromaKernel = void (*)(const uint8_t* pixels, bool bgr, size_t count, int8_t* y, int8_t* cb, int8_t* cr);
-// Two rows: `pixels[i]` gives `y[i]`.
-using ChromaKernel420 = void (*)(const uint8_t* const pixels[2], bool bgr, size_t count, int8_t* const y[2], int8_t* cb,
-                                 int8_t* cr);
 
 // The blocks of one row of MCUs.
 struct McuRow {
@@ -55,10 +46,7 @@ constexpr size_t kBitSlack = 64;
 struct Backend {
   const char* name;
 
-  LumaKernel luma;
-  ChromaKernel convert_444;
-  ChromaKernel convert_422;
-  ChromaKernel420 convert_420;
+  const ColourKernels* colour;
 
   // The DCT of `pairs` pairs of blocks from 8 rows of samples.
   void (*transform)(const int8_t* samples, size_t stride, size_t pairs, int16_t* coefficients);

@@ -7,7 +7,8 @@
  *
  *     edgejpeg_encoder* encoder = NULL;
  *     edgejpeg_options options = {.subsampling = EDGEJPEG_420, .threads = 1};
- *     edgejpeg_image image = {pixels, width, height, 3 * width, 3, EDGEJPEG_BGR};
+ *     edgejpeg_image image = {.pixels = pixels, .width = width, .height = height,
+ *                             .row_stride = 3 * width, .pixel_stride = 3, .format = EDGEJPEG_BGR};
  *     const uint8_t* jpeg;
  *     size_t size;
  *     if (edgejpeg_encoder_create(&options, &encoder) || edgejpeg_encoder_set_tables(encoder, luma, chroma) ||
@@ -36,7 +37,8 @@ typedef enum edgejpeg_status {
   EDGEJPEG_OK = 0,
   EDGEJPEG_INVALID_ARGUMENT = 1,
   EDGEJPEG_OUT_OF_MEMORY = 2,
-  EDGEJPEG_NOT_READY = 3 /* no tables and no design given yet, or nothing encoded yet */
+  EDGEJPEG_NOT_READY = 3,       /* no tables and no design given yet, or nothing encoded yet */
+  EDGEJPEG_BUFFER_TOO_SMALL = 4 /* *size says how many bytes are needed */
 } edgejpeg_status;
 
 typedef enum edgejpeg_subsampling {
@@ -49,8 +51,18 @@ typedef enum edgejpeg_subsampling {
 typedef enum edgejpeg_pixel_format {
   EDGEJPEG_RGB = 0,
   EDGEJPEG_BGR = 1,
-  EDGEJPEG_LUMA = 2 /* one sample per pixel: always coded as one component */
+  EDGEJPEG_LUMA = 2, /* one sample per pixel: always coded as one component */
+  EDGEJPEG_NV12 = 3, /* a plane of Y; one of Cb and Cr in turn, for 2 x 2 pixels each. Even width and height */
+  EDGEJPEG_NV21 = 4, /* the same with Cr before Cb */
+  EDGEJPEG_I420 = 5, /* planes of Y, Cb and Cr, the latter for 2 x 2 pixels. Even width and height */
+  EDGEJPEG_YUYV = 6  /* Y Cb Y Cr for 2 x 1 pixels. Even width */
 } edgejpeg_pixel_format;
+
+/* What Y, Cb and Cr from a camera or a video mean (BT.601's matrix, as in JFIF). */
+typedef enum edgejpeg_range {
+  EDGEJPEG_LIMITED_RANGE = 0, /* Y 16..235, Cb and Cr 16..240, as cameras and video have it: widened to JPEG's */
+  EDGEJPEG_FULL_RANGE = 1     /* 0..255, as JPEG has it */
+} edgejpeg_range;
 
 typedef enum edgejpeg_container {
   EDGEJPEG_JFIF = 0,
@@ -92,13 +104,21 @@ typedef struct edgejpeg_options {
   int32_t comment_control; /* 1: " d=...", " scale=..." or " level=..." ends a comment, if there is one */
 } edgejpeg_options;
 
+/* Rows may lie in any order and distance, and so may pixels of RGB, BGR and LUMA, if no sample lies in another: strides
+ * are negative where an image is mirrored, and zero only where there is nothing to step over. Nothing is read but
+ * samples. Packed RGB and BGR, and RGBx and BGRx, which have a pixel_stride of 4, are read where they lie; pixels that
+ * are further apart, or mirrored, are copied row by row. */
 typedef struct edgejpeg_image {
-  const uint8_t* pixels;  /* the first sample of the first pixel of the first row */
-  int32_t width;          /* 1..EDGEJPEG_MAX_SIZE */
-  int32_t height;         /* 1..EDGEJPEG_MAX_SIZE */
-  ptrdiff_t row_stride;   /* bytes from a row to the next; may be negative */
-  ptrdiff_t pixel_stride; /* bytes from a pixel to the next (3 for packed RGB, 4 for BGRx); may be negative */
-  int32_t format;         /* edgejpeg_pixel_format; the samples of a pixel are adjacent */
+  const uint8_t* pixels;    /* the first sample of the first pixel of the first row; of Y where there are planes */
+  int32_t width;            /* 1..EDGEJPEG_MAX_SIZE */
+  int32_t height;           /* 1..EDGEJPEG_MAX_SIZE */
+  ptrdiff_t row_stride;     /* bytes from a row to the next */
+  ptrdiff_t pixel_stride;   /* bytes from a pixel to the next: 3 for packed RGB, 4 for RGBx; always 1 for NV12, NV21 and
+                               I420, 2 for YUYV */
+  int32_t format;           /* edgejpeg_pixel_format; the samples of a pixel are adjacent */
+  const uint8_t* chroma[2]; /* NV12, NV21: [0]; I420: Cb, Cr; else not looked at */
+  ptrdiff_t chroma_stride[2]; /* bytes from a row of it to the next */
+  int32_t range;              /* edgejpeg_range, of the formats with Cb and Cr; else not looked at */
 } edgejpeg_image;
 
 /* The DCT statistics that OptS needs, per component (Y, Cb, Cr) and row-major frequency. The coefficients have the
@@ -151,6 +171,11 @@ EDGEJPEG_API edgejpeg_status edgejpeg_encoder_set_comment(edgejpeg_encoder* enco
 /* Encode one frame. The bytes belong to the encoder and stay valid until its next call of encode or destroy. */
 EDGEJPEG_API edgejpeg_status edgejpeg_encoder_encode(edgejpeg_encoder* encoder, const edgejpeg_image* image,
                                                      const uint8_t** data, size_t* size);
+
+/* The same into the caller's memory, which is not written to unless the whole file fits, and must not overlap the
+ * image's. EDGEJPEG_BUFFER_TOO_SMALL: *size is the size of the file. out may be NULL where capacity is 0. */
+EDGEJPEG_API edgejpeg_status edgejpeg_encoder_encode_to(edgejpeg_encoder* encoder, const edgejpeg_image* image,
+                                                        uint8_t* out, size_t capacity, size_t* size);
 
 /* The tables of the last frame, 64 values each, row-major. For a one-component file chroma is filled with zeros. */
 EDGEJPEG_API edgejpeg_status edgejpeg_encoder_tables(const edgejpeg_encoder* encoder, uint8_t* luma, uint8_t* chroma);

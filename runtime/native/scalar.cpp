@@ -1,5 +1,4 @@
 // The plain back end: what the others compute, one value after another.
-#include <algorithm>
 #include <cstdlib>
 
 #include "backend.h"
@@ -8,68 +7,6 @@
 
 namespace edgejpeg {
 namespace {
-
-struct Pixel {
-  int red;
-  int green;
-  int blue;
-};
-
-inline Pixel pixel_at(const uint8_t* pixels, bool bgr, size_t x) {
-  const uint8_t* const p = pixels + 3 * x;
-  return {p[bgr ? 2 : 0], p[1], p[bgr ? 0 : 2]};
-}
-
-// BT.601 full range in 16-bit fixed point: Y, then Cb and Cr.
-inline int8_t luma_sample(const Pixel& p) {
-  return static_cast<int8_t>(((19595 * p.red + 38470 * p.green + 7471 * p.blue + 32768) >> 16) - 128);
-}
-
-// `sum` is over a cell of 2^log2_pixels pixels. Pure blue and pure red round up to 128, one above what eight bits hold.
-// The shift of a negative number is arithmetic on every compiler that is supported.
-template <int log2_pixels>
-inline void chroma_samples(const Pixel& sum, int8_t* cb, int8_t* cr) {
-  constexpr int kHalf = 32768 << log2_pixels;
-  constexpr int kShift = 16 + log2_pixels;
-  const int blue = (-11059 * sum.red - 21709 * sum.green + 32768 * sum.blue + kHalf) >> kShift;
-  const int red = (32768 * sum.red - 27439 * sum.green - 5329 * sum.blue + kHalf) >> kShift;
-  *cb = static_cast<int8_t>(std::min(blue, 127));
-  *cr = static_cast<int8_t>(std::min(red, 127));
-}
-
-void convert_luma(const uint8_t* pixels, bool bgr, size_t count, int8_t* y) {
-  for (size_t x = 0; x < count; ++x) y[x] = luma_sample(pixel_at(pixels, bgr, x));
-}
-
-void convert_444(const uint8_t* pixels, bool bgr, size_t count, int8_t* y, int8_t* cb, int8_t* cr) {
-  convert_luma(pixels, bgr, count, y);
-  for (size_t x = 0; x < count; ++x) chroma_samples<0>(pixel_at(pixels, bgr, x), cb + x, cr + x);
-}
-
-inline void add_pair(const uint8_t* pixels, bool bgr, size_t cell, Pixel* sum) {
-  for (size_t x = 2 * cell; x < 2 * cell + 2; ++x) {
-    const Pixel p = pixel_at(pixels, bgr, x);
-    *sum = {sum->red + p.red, sum->green + p.green, sum->blue + p.blue};
-  }
-}
-
-void convert_422(const uint8_t* pixels, bool bgr, size_t count, int8_t* y, int8_t* cb, int8_t* cr) {
-  convert_luma(pixels, bgr, count, y);
-  for (size_t cell = 0; cell < count / 2; ++cell) {
-    Pixel sum = {};
-    add_pair(pixels, bgr, cell, &sum);
-    chroma_samples<1>(sum, cb + cell, cr + cell);
-  }
-}
-
-void convert_420(const uint8_t* const pixels[2], bool bgr, size_t count, int8_t* const y[2], int8_t* cb, int8_t* cr) {
-  for (int row = 0; row < 2; ++row) convert_luma(pixels[row], bgr, count, y[row]);
-  for (size_t cell = 0; cell < count / 2; ++cell) {
-    Pixel sum = {};
-    for (int row = 0; row < 2; ++row) add_pair(pixels[row], bgr, cell, &sum);
-    chroma_samples<2>(sum, cb + cell, cr + cell);
-  }
-}
 
 inline int multiply(int a, int b) { return (a * b + 16384) >> 15; }
 
@@ -267,12 +204,10 @@ uint8_t* append(const uint8_t* in, size_t bytes, unsigned shift, uint8_t* out) {
 
 }  // namespace
 
-const Backend kScalarBackend = {"scalar",  convert_luma, convert_444, convert_422,      convert_420,
-                                transform, accumulate,   quantise,    quantise_exactly, count_row,
-                                write_row, append,       nullptr};
+const Backend kScalarBackend = {"scalar",         &kScalarColour, transform, accumulate, quantise,
+                                quantise_exactly, count_row,      write_row, append,     nullptr};
 
-const Backend kReferenceBackend = {"reference", convert_luma, convert_444,        convert_422,      convert_420,
-                                   transform,   accumulate,   quantise,           quantise_exactly, count_row,
-                                   write_row,   append,       forward_dct_exactly};
+const Backend kReferenceBackend = {"reference",      &kScalarColour, transform, accumulate, quantise,
+                                   quantise_exactly, count_row,      write_row, append,     forward_dct_exactly};
 
 }  // namespace edgejpeg

@@ -1,7 +1,7 @@
 // Sequences of calls on one encoder handle, against a model of what the header promises.
 //
 // Every file is read to its last bit, and compared with what a new handle with one thread and the scalar back end makes
-// of the same frame without its strides, its channels the other way round.
+// of the same frame without its strides, its samples arranged in another way.
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
@@ -27,7 +27,8 @@ using edgejpeg_fuzz::Reader;
 constexpr size_t kMaxCalls = 12;
 
 void check_status(edgejpeg_status status, edgejpeg_status expected, const char* call) {
-  FUZZ_CHECK(status >= EDGEJPEG_OK && status <= EDGEJPEG_NOT_READY, "%s returned %d", call, static_cast<int>(status));
+  FUZZ_CHECK(status >= EDGEJPEG_OK && status <= EDGEJPEG_BUFFER_TOO_SMALL, "%s returned %d", call,
+             static_cast<int>(status));
   FUZZ_CHECK(status == expected, "%s returned %d, not %d; last error: %s", call, static_cast<int>(status),
              static_cast<int>(expected), edgejpeg_last_error());
   if (status == EDGEJPEG_OK) return;
@@ -248,6 +249,11 @@ class Session {
         edgejpeg_encoder_encode(encoder_, &image, nullptr, &size),
         edgejpeg_encoder_encode(encoder_, &image, &data, nullptr),
         edgejpeg_encoder_encode(encoder_, &image, &data, &size),
+        edgejpeg_encoder_encode_to(nullptr, &image, table, 64, &size),
+        edgejpeg_encoder_encode_to(encoder_, nullptr, table, 64, &size),
+        edgejpeg_encoder_encode_to(encoder_, &image, nullptr, 64, &size),
+        edgejpeg_encoder_encode_to(encoder_, &image, table, 64, nullptr),
+        edgejpeg_encoder_encode_to(encoder_, &image, table, 64, &size),
         edgejpeg_encoder_tables(nullptr, table, table),
         edgejpeg_encoder_tables(encoder_, nullptr, table),
         edgejpeg_encoder_tables(encoder_, table, nullptr),
@@ -275,7 +281,8 @@ class Session {
 
   void encode() {
     const Frame frame = edgejpeg_fuzz::read_frame(reader_);
-    const std::vector<uint8_t> before(frame.memory.get(), frame.memory.get() + frame.size);
+    std::vector<uint8_t> before[3];
+    for (size_t i = 0; i < 3; ++i) before[i] = frame.planes[i].copy();
     const bool gray = settings_.options.subsampling == EDGEJPEG_GRAY || frame.image.format == EDGEJPEG_LUMA;
     const bool needs_chroma = settings_.mode == Settings::kFixed && !settings_.has_chroma && !gray;
     const edgejpeg_status expected = !frame.valid                                        ? EDGEJPEG_INVALID_ARGUMENT
@@ -287,7 +294,7 @@ class Session {
     const uint8_t* data = &untouched;
     size_t size = 12345;
     const edgejpeg_status status = edgejpeg_encoder_encode(encoder_, &frame.image, &data, &size);
-    FUZZ_CHECK(std::memcmp(before.data(), frame.memory.get(), frame.size) == 0, "the frame was written to");
+    for (size_t i = 0; i < 3; ++i) FUZZ_CHECK(frame.planes[i] == before[i], "plane %zu was written to", i);
     check_status(status, expected, "encode");
     if (status != EDGEJPEG_OK) {
       FUZZ_CHECK((data == nullptr && size == 0) || (data == &untouched && size == 12345), "a failure with bytes");
@@ -301,6 +308,33 @@ class Session {
       FUZZ_CHECK(file == std::vector<uint8_t>(data, data + size), "the same frame, other bytes");
     }
     compare_with_new_handle(frame, file);
+    encode_to(frame, file);
+  }
+
+  // Into a buffer of any size, all of which is the fuzzer's to check; or over the frame, which is refused.
+  void encode_to(const Frame& frame, const std::vector<uint8_t>& file) {
+    size_t size = 12345;
+    if (reader_->once_in(8)) {
+      const edgejpeg_fuzz::Memory& plane = frame.planes[frame.planes[1].size > 0 ? reader_->choice(2) : 0];
+      const std::vector<uint8_t> before = plane.copy();
+      const size_t offset = reader_->range(0, 0xFFFF) % plane.size;
+      check_status(
+          edgejpeg_encoder_encode_to(encoder_, &frame.image, plane.bytes.get() + offset, plane.size - offset, &size),
+          EDGEJPEG_INVALID_ARGUMENT, "encode_to over the frame");
+      FUZZ_CHECK(plane == before, "a refused call wrote into the frame");
+      return;
+    }
+    const size_t capacity =
+        reader_->once_in(2) ? file.size() + reader_->choice(40) : reader_->any<uint16_t>() % (file.size() + 2);
+    constexpr uint8_t kUntouched = 0xA5;
+    std::vector<uint8_t> out(capacity, kUntouched);
+    const edgejpeg_status status = edgejpeg_encoder_encode_to(encoder_, &frame.image, out.data(), capacity, &size);
+    const bool fits = capacity >= file.size();
+    check_status(status, fits ? EDGEJPEG_OK : EDGEJPEG_BUFFER_TOO_SMALL, "encode_to");
+    FUZZ_CHECK(size == file.size(), "%zu bytes, not %zu", size, file.size());
+    FUZZ_CHECK(!fits || std::memcmp(out.data(), file.data(), size) == 0, "encode_to gave other bytes");
+    const auto end = out.begin() + static_cast<ptrdiff_t>(fits ? size : 0);
+    FUZZ_CHECK(std::all_of(end, out.end(), [](uint8_t byte) { return byte == kUntouched; }), "bytes behind the file");
   }
 
   int64_t restart_interval(const Frame& frame) const {
@@ -363,7 +397,7 @@ class Session {
     }
   }
 
-  // One thread, the scalar back end, no history, no strides, and the channels the other way round: the same bytes.
+  // One thread, the scalar back end, no history, no strides, another arrangement: the same bytes.
   void compare_with_new_handle(const Frame& frame, const std::vector<uint8_t>& file) const {
     edgejpeg_options options = settings_.options;
     options.threads = 1;
@@ -388,18 +422,9 @@ class Session {
     const char* const text = reinterpret_cast<const char*>(s.comment.data());
     check_status(edgejpeg_encoder_set_comment(other, text, s.comment.size()), EDGEJPEG_OK, "set_comment");
 
-    std::vector<uint8_t> samples = edgejpeg_fuzz::packed_samples(frame);
-    const ptrdiff_t channels = static_cast<ptrdiff_t>(frame.channels());
-    edgejpeg_image image = frame.image;
-    image.pixel_stride = channels;
-    image.row_stride = channels * image.width;
-    if (frame.image.format == EDGEJPEG_RGB) {
-      for (size_t i = 0; i < samples.size(); i += 3) std::swap(samples[i], samples[i + 2]);
-    }
-    image.format = frame.image.format == EDGEJPEG_LUMA  ? EDGEJPEG_LUMA
-                   : frame.image.format == EDGEJPEG_RGB ? EDGEJPEG_BGR
-                                                        : EDGEJPEG_RGB;
-    image.pixels = samples.data();
+    edgejpeg_fuzz::OtherFrame rearranged;
+    edgejpeg_fuzz::rearrange(frame, &rearranged);
+    const edgejpeg_image& image = rearranged.image;
     const uint8_t* data = nullptr;
     size_t size = 0;
     check_status(edgejpeg_encoder_encode(other, &image, &data, &size), EDGEJPEG_OK, "encode with a new handle");
