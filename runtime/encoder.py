@@ -48,8 +48,8 @@ class Encoder:
         threads: threads for one frame, 1 to 256.
         water_level: another luma water level (normalised d, above 0) than the adaptive profile's; the chroma level
             keeps its ratio to it.
-        progressive: write progressive files: the same pixels in fewer bytes for two to four times the time, always with
-            optimal Huffman tables.
+        progressive: write progressive files: the same pixels in fewer bytes for three to four times the time; always
+            with optimal Huffman tables.
         container: ``"jfif"``, or ``"lean"`` for files without the APP0 segment and with one segment for all tables of
             a kind, which decoders know all the same: 34 bytes less, 22 for one component.
         restart_rows: rows of MCUs (8 or 16 pixels high) from a restart marker to the next, behind which a decoder goes

@@ -11,6 +11,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from edgejpeg import cli
 from edgejpeg.errors import InvalidInputError
 from edgejpeg.jpeg.markers import APP0, APP1, DHT, DQT, DRI, parse_jpeg
 from edgejpeg.jpeg.tables import QuantTable, ijg_tables
@@ -253,6 +254,21 @@ def test_an_encoder_takes_all_of_them_and_is_pickled_with_them(photo):
     with Encoder(load_profile("efficientnet_lite0"), progressive=True) as encoder:
         assert parse_jpeg(encoder.encode(photo(50, 60))).process == "progressive"
         assert pickle.loads(pickle.dumps(encoder)).encode(photo(50, 60)) == encoder.encode(photo(50, 60))
+
+
+def test_edgejpeg_encode_has_their_flags(photo, tmp_path):
+    Image.fromarray(photo(40, 50)).save(tmp_path / "in.png")
+    common = ["encode", str(tmp_path / "in.png"), "-o", str(tmp_path / "out.jpg")]
+    for tables in (["--quality", "60"], ["-p", "efficientnet_lite0"]):
+        assert cli.main([*common, *tables, "--progressive", "--container", "lean", "--orientation", "6"]) == 0
+        info = parse_jpeg((tmp_path / "out.jpg").read_bytes())
+        assert info.process == "progressive"
+        assert [segment.marker for segment in info.segments][1:3] == [APP1, DQT]
+        assert cli.main([*common, *tables, "--restart-rows", "2", "--effort", "1", "--exact-huffman"]) == 0
+        assert parse_jpeg((tmp_path / "out.jpg").read_bytes()).restart_interval == 8
+    data = encode_jpeg(photo(40, 50), quality=60, effort=1, restart_rows=2)
+    assert cli.main([*common, "--quality", "60", "--restart-rows", "2", "--effort", "1"]) == 0
+    assert (tmp_path / "out.jpg").read_bytes() == data
 
 
 @pytest.mark.parametrize(

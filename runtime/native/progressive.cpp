@@ -48,14 +48,19 @@ class Writer {
   void bits(uint32_t value, uint32_t count) {
     held_ = held_ << count | value;
     held_count_ += count;
-    while (held_count_ >= 8) {
-      held_count_ -= 8;
-      *out_++ = static_cast<uint8_t>(held_ >> held_count_);
-    }
+    if (held_count_ < 32) return;
+    held_count_ -= 32;
+    const uint32_t word = __builtin_bswap32(static_cast<uint32_t>(held_ >> held_count_));
+    std::memcpy(out_, &word, sizeof(word));
+    out_ += sizeof(word);
   }
   // Fills the last byte with ones. Returns the end.
   uint8_t* finish() {
-    if (held_count_ > 0) bits(0xFFu >> held_count_, 8 - held_count_);
+    if (held_count_ % 8 != 0) bits(0xFFu >> held_count_ % 8, 8 - held_count_ % 8);
+    while (held_count_ > 0) {
+      held_count_ -= 8;
+      *out_++ = static_cast<uint8_t>(held_ >> held_count_);
+    }
     return out_;
   }
 
@@ -144,11 +149,11 @@ class AcWalk {
     const size_t last = fresh == 0 ? 0 : 63 - static_cast<size_t>(__builtin_clzll(fresh));
     size_t zeros = 0;
     size_t corrections = 0;  // of this block, behind those that wait already
-    for (size_t k = 1; k < kBlockSize; ++k) {
-      if ((block.mask >> k & 1) == 0) {
-        ++zeros;
-        continue;
-      }
+    size_t previous = 0;
+    for (uint64_t mask = block.mask; mask != 0; mask &= mask - 1) {
+      const auto k = static_cast<size_t>(__builtin_ctzll(mask));
+      zeros += k - previous - 1;
+      previous = k;
       for (; zeros > 15 && k <= last; zeros -= 16) {
         put_fresh(kSixteenZeros, &corrections);
       }
@@ -160,6 +165,7 @@ class AcWalk {
       put_fresh(static_cast<uint32_t>(zeros << 4 | 1), &corrections, level);
       zeros = 0;
     }
+    zeros += kBlockSize - 1 - previous;
     if (zeros == 0 && corrections == 0) return;
     waiting_ += corrections;
     end_block();
