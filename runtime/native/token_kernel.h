@@ -1,6 +1,6 @@
-// The entropy coder of the vector back ends: the same bits as entropy_kernel.h, in three steps without branches that
-// depend on the picture. For a few MCUs at a time it collects the nonzero levels and their places of all blocks in one
-// array, eight places at a time; makes of each an index into EntropyCodes; and packs the words found there, two by two.
+// The entropy coder of the vector back ends: the bits that scalar.cpp writes, in three steps in which few branches depend
+// on the picture. For some MCUs at a time it collects the nonzero levels and their places of all blocks in one array,
+// eight places at a time; makes of each an index into EntropyCodes; and packs the words found there, four by four.
 // Everything is in an unnamed namespace, so that no version can stand in for another when the library is linked.
 #ifndef EDGEJPEG_TOKEN_KERNEL_H_
 #define EDGEJPEG_TOKEN_KERNEL_H_
