@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -118,7 +119,7 @@ def main() -> None:
     frames = make_frames(read_pictures(default_sources()), "1080p")
     report = {
         "edgejpeg": edgejpeg.__version__,
-        "machine": machine(),
+        "machine": machine() | {"load": os.getloadavg()[0]},
         "profile": profile.name,
         "rounds": arguments.rounds,
         "colors": time_colors(frames, profile, arguments.rounds),

@@ -13,10 +13,10 @@ import pytest
 
 from edgejpeg import cli
 from edgejpeg.jpeg.tables import QuantTable, ijg_tables
-from edgejpeg.profile import Profile, load_profile
+from edgejpeg.profile import DeadZone, Level, Profile, load_profile
 from edgejpeg.runtime import Encoder
 from edgejpeg.runtime.c_header import profile_header
-from edgejpeg.runtime.library import find_library
+from edgejpeg.runtime.library import find_library, load_library
 from edgejpeg.runtime.raw import raw_shape
 
 LIBRARY = find_library()
@@ -28,6 +28,7 @@ needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc, which b
 
 LUMA, CHROMA = ijg_tables(70)
 SENSITIVITY = np.random.default_rng(3).lognormal(-9, 1, (3, 8, 8))
+ZONE = DeadZone(np.linspace(0.5, 0.9, 64).reshape(8, 8), np.linspace(0.5, 0.8, 64).reshape(8, 8))
 PROFILES = {
     "shipped": lambda: load_profile("efficientnet_lite0"),
     "adaptive": lambda: Profile.adaptive(
@@ -41,6 +42,19 @@ PROFILES = {
     ),
     "fixed": lambda: Profile.fixed(name="f", luma=LUMA, chroma=CHROMA, subsampling="422"),
     "gray": lambda: Profile.fixed(name="g", luma=QuantTable(np.full((8, 8), 9)), subsampling="gray"),
+}
+ZONED = {
+    "adaptive": lambda: Profile.adaptive(name="a", sensitivity=SENSITIVITY, water_level=0.03, dead_zone=ZONE),
+    "fixed": lambda: Profile.fixed(name="f", luma=LUMA, chroma=CHROMA, dead_zone=ZONE),
+    "ladder": lambda: Profile.ladder(
+        name="l",
+        levels=[
+            Level(0.4, *ijg_tables(30)),
+            Level(0.8, *ijg_tables(60), ZONE),
+            Level(1.6, *ijg_tables(90)),
+        ],
+        level=1,
+    ),
 }
 
 
@@ -74,6 +88,19 @@ def test_the_example_gives_the_bytes_of_encoder(name, example, tmp_path, rng):
         for index, frame in enumerate(frames):
             assert Path(f"{prefix}{index:06}.jpg").read_bytes() == encoder.encode(frame), (fmt, index)
         assert not Path(f"{prefix}000003.jpg").exists()
+
+
+@needs_gcc
+@pytest.mark.skipif(
+    not hasattr(load_library(), "edgejpeg_encoder_set_ladder"), reason="the library has no ladders and dead zones yet"
+)
+@pytest.mark.parametrize("name", ZONED)
+def test_ladders_and_dead_zones(name, example, tmp_path, photo):
+    profile = ZONED[name]()
+    program = build(profile, example, tmp_path)
+    frame = photo(64, 96)
+    subprocess.run([program, "96", "64", "rgb", tmp_path / "a-"], input=frame.tobytes(), check=True, timeout=60)
+    assert (tmp_path / "a-000000.jpg").read_bytes() == Encoder(profile, "rgb").encode(frame)
 
 
 @needs_gcc

@@ -94,7 +94,7 @@ bool Strip::reserve(const Geometry& geometry) {
 void convert_mcu_row(const edgejpeg_image& image, const Geometry& geometry, const Backend& backend, size_t mcu_row,
                      size_t next_mcu_row, Strip* strip) {
   const ColourKernels& kernels = *backend.colour;
-  if (image.format >= EDGEJPEG_LUMA) return convert_yuv_mcu_row(image, geometry, kernels, mcu_row, strip);
+  if (image.format >= EDGEJPEG_LUMA) return convert_yuv_mcu_row(image, geometry, kernels, mcu_row, next_mcu_row, strip);
   const size_t width = geometry.width;
   const size_t bytes = pixel_bytes(image);
   const PixelKernels& pixels = kernels.pixels[bytes - 3][image.format == EDGEJPEG_BGR ? 1 : 0];

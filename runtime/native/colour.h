@@ -34,7 +34,7 @@ void convert_mcu_row(const edgejpeg_image& image, const Geometry& geometry, cons
 
 // The same of the formats that are Y, Cb and Cr already, and of LUMA (yuv.cpp).
 void convert_yuv_mcu_row(const edgejpeg_image& image, const Geometry& geometry, const ColourKernels& kernels,
-                         size_t mcu_row, Strip* strip);
+                         size_t mcu_row, size_t next_mcu_row, Strip* strip);
 
 }  // namespace edgejpeg
 
