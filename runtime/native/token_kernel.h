@@ -1,7 +1,7 @@
-// The entropy coder of the vector back ends: the bits that scalar.cpp writes, in three steps in which few branches depend
-// on the picture. For some MCUs at a time it collects the nonzero levels and their places of all blocks in one array,
-// eight places at a time; makes of each an index into EntropyCodes; and packs the words found there, four by four.
-// Everything is in an unnamed namespace, so that no version can stand in for another when the library is linked.
+// The entropy coder of the vector back ends: the bits that scalar.cpp writes, in three steps in which few branches
+// depend on the picture. For some MCUs at a time it collects the nonzero levels and their places of all blocks in one
+// array, eight places at a time; makes of each an index into EntropyCodes; and packs the words found there, four by
+// four. Everything is in an unnamed namespace, so that no version can stand in for another when the library is linked.
 #ifndef EDGEJPEG_TOKEN_KERNEL_H_
 #define EDGEJPEG_TOKEN_KERNEL_H_
 
