@@ -3,7 +3,7 @@
 
 #include "backend.h"
 #include "dct.h"
-#include "entropy_kernel.h"
+#include "token_kernel.h"
 
 namespace edgejpeg {
 namespace {
@@ -214,6 +214,7 @@ template <bool narrow, bool has_dead_zone>
 void quantise_pairs(const int16_t* coefficients, size_t pairs, const Quantiser& quantiser, Block* blocks,
                     int16_t* levels) {
   for (size_t pair = 0; pair < pairs; ++pair, coefficients += kPairSize, blocks += 2, levels += kPairSize) {
+    for (size_t i = 0; i < kPairSize; i += 32) __builtin_prefetch(coefficients + kPairsAhead * kPairSize + i);
     Vector lines[8];
     Vector first = _mm256_setzero_si256();
     Vector bits = _mm256_setzero_si256();
@@ -263,6 +264,17 @@ void quantise(const int16_t* coefficients, size_t pairs, const Quantiser& quanti
   quantise_all(coefficients, pairs, quantiser, blocks, levels);
 }
 
+// --- entropy coding ---
+
+struct Compact {
+  static void move(const int8_t* levels, const uint8_t* order, uint8_t base, uint8_t* level, uint8_t* place) {
+    const __m128i from = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(order));
+    const __m128i all = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(levels));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(level), _mm_shuffle_epi8(all, from));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(place), _mm_add_epi8(from, _mm_set1_epi8(static_cast<char>(base))));
+  }
+};
+
 // --- stuffing ---
 
 uint8_t* append(const uint8_t* in, size_t bytes, unsigned shift, uint8_t* out) {
@@ -295,7 +307,15 @@ uint8_t* append(const uint8_t* in, size_t bytes, unsigned shift, uint8_t* out) {
 
 }  // namespace
 
-const Backend kAvx2Backend = {"avx2",           &kAvx2Colour, transform, accumulate, quantise,
-                              quantise_exactly, count_row,    write_row, append,     nullptr};
+const Backend kAvx2Backend = {"avx2",
+                              &kAvx2Colour,
+                              transform,
+                              accumulate,
+                              quantise,
+                              quantise_exactly,
+                              count_tokens<Compact>,
+                              write_tokens<Compact>,
+                              append,
+                              nullptr};
 
 }  // namespace edgejpeg

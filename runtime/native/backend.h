@@ -21,6 +21,10 @@ namespace edgejpeg {
 // [vertical frequency], scaled by kDctScale (dct.h).
 constexpr size_t kPairSize = 2 * kBlockSize;
 
+// Stored coefficients are fetched this many pairs before they are quantised: those of a large frame are in no near
+// cache.
+constexpr size_t kPairsAhead = 16;
+
 // The blocks of one row of MCUs.
 struct McuRow {
   struct Plane {
@@ -63,7 +67,7 @@ struct Backend {
   void (*count)(const McuRow& row, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac);
 
   // Writes the codes of a row of MCUs from the first bit of `out` on, not stuffed, filled with zeros to a whole byte
-  // and kBitSlack beyond. Returns the number of bits.
+  // and kBitSlack beyond. Returns the number of bits. `codes`, by slot, are parts of one object.
   size_t (*write)(const McuRow& row, int* previous_dc, const EntropyCodes* const codes[2], uint8_t* out);
 
   // Appends `bytes` bytes to the file, moved `shift` (0..7) bits down, the gap filled from in[-1], with a zero stuffed

@@ -147,8 +147,8 @@ double Encoder::counted_bytes(const edgejpeg_image& image, size_t blocks) {
   uint64_t bits = 0;
   for (size_t slot = 0; slot < slots; ++slot) {
     bytes += static_cast<double>(dc_[slot].size + ac_[slot].size);
-    bits += bits_of(workers_[0].dc[slot], codes_[slot]->dc_code, 16) +
-            bits_of(workers_[0].ac[slot], codes_[slot]->ac_code, 256);
+    bits += bits_of(workers_[0].dc[slot], codes_[slot]->words + kDcCodeIndex, 16) +
+            bits_of(workers_[0].ac[slot], codes_[slot]->words + kAcCodeIndex, 256);
   }
   const double share = static_cast<double>(rows) / static_cast<double>(geometry_.mcu_rows);
   return bytes + kStuffing / 8 * static_cast<double>(bits) / share;

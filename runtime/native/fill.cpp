@@ -93,7 +93,7 @@ void Encoder::set_trellis_lengths() {
   for (size_t c = 0; c < geometry_.components; ++c) {
     uint8_t lengths[256];
     for (size_t symbol = 0; symbol < 256; ++symbol) {
-      const auto length = static_cast<uint8_t>(codes_[geometry_.component[c].table]->ac_code[symbol]);
+      const auto length = static_cast<uint8_t>(codes_[geometry_.component[c].table]->words[kAcCodeIndex + symbol]);
       lengths[symbol] = length > 0 ? length : uint8_t{16};
     }
     const double noise = mode_ != Mode::kDesigned ? 1.0 / 12 : c == 0 ? control_.water_level : chroma_water_level();

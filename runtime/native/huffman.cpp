@@ -121,23 +121,43 @@ void make_code_words(const HuffmanTable& table, size_t size, uint32_t* words) {
   }
 }
 
-void make_dc_codes(const HuffmanTable& dc, EntropyCodes* codes) { make_code_words(dc, 16, codes->dc_code); }
+namespace {
+
+// The words of a code with all values of `size` bits behind it, for positive values from `values` on and for negative
+// ones, in ones' complement, below it.
+void put_values(uint32_t code, uint32_t size, uint32_t* values, uint32_t* values_end) {
+  const uint32_t first = (code >> 8) << (size + 8) | ((code & 0xFF) + size);
+  const uint32_t ones = (1u << size) - 1;
+  for (uint32_t value = 1u << (size - 1); value <= ones; ++value) {
+    values[value] = first | value << 8;
+    *(values_end - value) = first | (ones - value) << 8;
+  }
+}
+
+}  // namespace
+
+void make_dc_codes(const HuffmanTable& dc, EntropyCodes* codes) {
+  uint32_t* const words = codes->words;
+  make_code_words(dc, 16, words + kDcCodeIndex);
+  uint32_t* const differences = words + kDcIndex + kSmallDc;
+  differences[0] = words[kDcCodeIndex];
+  for (uint32_t size = 1; size <= 8; ++size) {
+    put_values(words[kDcCodeIndex + size], size, differences, differences);
+  }
+}
 
 void make_ac_codes(const HuffmanTable& ac, EntropyCodes* codes) {
-  make_code_words(ac, 256, codes->ac_code);
+  uint32_t* const words = codes->words;
+  make_code_words(ac, 256, words + kAcCodeIndex);
+  for (uint32_t bits = 1; bits <= 8; ++bits) {
+    for (uint32_t value = 0; value < 1u << bits; ++value) words[bits_index(value, bits)] = value << 8 | bits;
+  }
   for (uint32_t run = 0; run < 16; ++run) {
-    uint32_t* const positive = codes->ac + ac_row(run + 1);
-    uint32_t* const negative = positive + 256;
-    positive[0] = positive[128] = 0;
-    for (uint32_t size = 1; size < 8; ++size) {
-      const uint32_t word = codes->ac_code[run << 4 | size];
-      const uint32_t first = (word >> 8) << (size + 8) | ((word & 0xFF) + size);
-      // Negative values are in ones' complement.
-      const uint32_t ones = (1u << size) - 1;
-      for (uint32_t level = 1u << (size - 1); level <= ones; ++level) {
-        positive[level] = first | level << 8;
-        *(negative - level) = first | (ones - level) << 8;
-      }
+    uint32_t* const levels = words + ac_row(run + 1);
+    levels[0] = 0;
+    levels[kEndLevel] = words[kAcCodeIndex + kEndOfBlock];
+    for (uint32_t size = 1; size <= 7; ++size) {
+      put_values(words[kAcCodeIndex + (run << 4 | size)], size, levels, levels + 256);
     }
   }
 }

@@ -25,7 +25,8 @@ void Encoder::measure(const edgejpeg_image& image) {
     const size_t mcu_row = index * measure_step_ + measure_step_ / 2;
     Worker& worker = workers_[worker_index];
     StageClock clock(stages(&worker));
-    convert_mcu_row(image, geometry_, *backend_, mcu_row, mcu_row - std::min(mcu_row, threads_), &worker.strip);
+    convert_mcu_row(image, geometry_, *backend_, mcu_row, mcu_row - std::min(mcu_row, threads_ * measure_step_),
+                    &worker.strip);
     clock.lap(kColour);
     for (size_t c = 0; c < geometry_.components; ++c) {
       const Component& component = geometry_.component[c];

@@ -3,7 +3,7 @@
 
 #include "backend.h"
 #include "dct.h"
-#include "entropy_kernel.h"
+#include "token_kernel.h"
 
 namespace edgejpeg {
 namespace {
@@ -184,6 +184,9 @@ void quantise_pairs(const int16_t* coefficients, size_t pairs, const Quantiser& 
   for (size_t i = 0; i < 4; ++i) order[i] = vld1q_u8(kOrder.index + 16 * i);
   for (size_t block = 0; block < 2 * pairs; ++block, levels += kBlockSize) {
     const int16_t* const in = coefficients + block / 2 * kPairSize + block % 2 * 8;
+    const int16_t* const ahead = coefficients + kPairsAhead * kPairSize + block * kBlockSize;
+    __builtin_prefetch(ahead);
+    __builtin_prefetch(ahead + 32);
     int16x8_t lines[8];
     for (size_t u = 0; u < 8; ++u) lines[u] = quantise_line<has_dead_zone>(vld1q_s16(in + 16 * u), quantiser, u);
     const bool wide = !quantiser.narrow && has_wide_level(lines);
@@ -209,6 +212,16 @@ void quantise(const int16_t* coefficients, size_t pairs, const Quantiser& quanti
   const auto quantise_all = quantiser.has_dead_zone ? quantise_pairs<true> : quantise_pairs<false>;
   quantise_all(coefficients, pairs, quantiser, blocks, levels);
 }
+
+// --- entropy coding ---
+
+struct Compact {
+  static void move(const int8_t* levels, const uint8_t* order, uint8_t base, uint8_t* level, uint8_t* place) {
+    const uint8x8_t from = vld1_u8(order);
+    vst1_u8(level, vtbl1_u8(vreinterpret_u8_s8(vld1_s8(levels)), from));
+    vst1_u8(place, vadd_u8(from, vdup_n_u8(base)));
+  }
+};
 
 // --- stuffing ---
 
@@ -238,7 +251,15 @@ uint8_t* append(const uint8_t* in, size_t bytes, unsigned shift, uint8_t* out) {
 
 }  // namespace
 
-const Backend kNeonBackend = {"neon",           &kNeonColour, transform, accumulate, quantise,
-                              quantise_exactly, count_row,    write_row, append,     nullptr};
+const Backend kNeonBackend = {"neon",
+                              &kNeonColour,
+                              transform,
+                              accumulate,
+                              quantise,
+                              quantise_exactly,
+                              count_tokens<Compact>,
+                              write_tokens<Compact>,
+                              append,
+                              nullptr};
 
 }  // namespace edgejpeg

@@ -92,6 +92,107 @@ void quantise(const int16_t* coefficients, size_t pairs, const Quantiser& quanti
   }
 }
 
+[[gnu::noinline]] BitPacker write_ac_slowly(const Block& block, const int16_t* wide, const uint32_t* codes,
+                                            BitPacker packer) {
+  size_t previous = 0;
+  for (uint64_t mask = block.mask; mask != 0; mask &= mask - 1) {
+    const size_t k = lowest_bit(mask);
+    size_t run = k - previous - 1;
+    previous = k;
+    for (; run >= 16; run -= 16) {
+      packer.put(codes[kAcCodeIndex + kSixteenZeros]);
+      packer.flush();
+    }
+    const int level = level_at(block, wide, k);
+    const uint32_t size = category(level);
+    packer.put_value(codes[kAcCodeIndex + (run << 4 | size)], level, size);
+    packer.flush();
+  }
+  return packer;
+}
+
+// The packer goes in and out by value: in registers, where the bytes it writes cannot be thought to change it.
+[[gnu::always_inline]] inline BitPacker write_block(const Block& block, const int16_t* wide, int* previous_dc,
+                                                    const uint32_t* codes, BitPacker packer) {
+  const int difference = block.dc - *previous_dc;
+  *previous_dc = block.dc;
+  const uint32_t size = category(difference);
+  packer.put_value(codes[kDcCodeIndex + size], difference, size);
+  uint64_t mask = block.mask;
+  if (__builtin_expect(block.wide != 0 || has_long_run(mask), 0)) {
+    packer.flush();
+    packer = write_ac_slowly(block, wide, codes, packer);
+  } else if (mask != 0) {
+    size_t previous = 0;
+    // Behind the last level this finds levels[64], which is 0, and its word is 0.
+    const auto put_next = [&] {
+      const size_t k = lowest_bit(mask);
+      mask &= mask - 1;
+      packer.put(codes[ac_row(k - previous) | static_cast<uint8_t>(block.levels[k])]);
+      previous = k;
+    };
+    put_next();
+    packer.flush();
+    while (mask != 0) {
+      put_next();
+      put_next();
+      packer.flush();
+    }
+  }
+  if (block.mask >> 63 == 0) packer.put(codes[kAcCodeIndex + kEndOfBlock]);
+  packer.flush();
+  return packer;
+}
+
+inline BitPacker write_dummy(const uint32_t* codes, BitPacker packer) {
+  packer.put(codes[kDcCodeIndex]);
+  packer.put(codes[kAcCodeIndex + kEndOfBlock]);
+  packer.flush();
+  return packer;
+}
+
+inline void count_block(const Block& block, const int16_t* wide, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac) {
+  ++dc->count[category(block.dc - *previous_dc)];
+  *previous_dc = block.dc;
+  size_t previous = 0;
+  for (uint64_t mask = block.mask; mask != 0; mask &= mask - 1) {
+    const size_t k = lowest_bit(mask);
+    size_t run = k - previous - 1;
+    previous = k;
+    for (; run >= 16; run -= 16) ++ac->count[kSixteenZeros];
+    ++ac->count[run << 4 | category(level_at(block, wide, k))];
+  }
+  if (block.mask >> 63 == 0) ++ac->count[kEndOfBlock];
+}
+
+inline void count_dummy(SymbolCounts* dc, SymbolCounts* ac) {
+  ++dc->count[0];
+  ++ac->count[kEndOfBlock];
+}
+
+size_t write_row(const McuRow& row, int* previous_dc, const EntropyCodes* const codes[2], uint8_t* out) {
+  BitPacker packer;
+  packer.out = out;
+  const uint32_t* const chroma = codes[row.components > 1 ? 1 : 0]->words;
+  const uint32_t* const slots[3] = {codes[0]->words, chroma, chroma};
+  walk_any_row(
+      row,
+      [&](size_t c, const Block& block, const int16_t* wide)
+          __attribute__((always_inline)) { packer = write_block(block, wide, previous_dc + c, slots[c], packer); },
+      [&](size_t c) { packer = write_dummy(slots[c], packer); });
+  return finish_row(packer, out);
+}
+
+void count_row(const McuRow& row, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac) {
+  walk_any_row(
+      row,
+      [&](size_t c, const Block& block, const int16_t* wide) {
+        const size_t slot = c == 0 ? 0 : 1;
+        count_block(block, wide, previous_dc + c, dc + slot, ac + slot);
+      },
+      [&](size_t c) { count_dummy(dc + (c == 0 ? 0 : 1), ac + (c == 0 ? 0 : 1)); });
+}
+
 uint8_t* append(const uint8_t* in, size_t bytes, unsigned shift, uint8_t* out) {
   for (const uint8_t* p = in; p != in + bytes; ++p) {
     const auto value = static_cast<uint8_t>((p[-1] << 8 | p[0]) >> shift);
