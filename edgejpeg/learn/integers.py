@@ -29,9 +29,11 @@ def integer_samples(rgb: Tensor, vertical: int, horizontal: int) -> tuple[Tensor
         Luma ``(N, H, W)`` and chroma ``(N, 2, H / v, W / h)``, integers in rgb's dtype.
     """
     red, green, blue = rgb.detach().to(torch.float64).round().clamp(0, 255).unbind(1)
+    height, width = rgb.shape[-2:]
     luma = _shift(19595 * red + 38470 * green + 7471 * blue, 16) - 128
     red, green, blue = (
-        plane.unflatten(1, (-1, vertical)).unflatten(3, (-1, horizontal)).sum((2, 4)) for plane in (red, green, blue)
+        plane.unflatten(1, (height // vertical, vertical)).unflatten(3, (width // horizontal, horizontal)).sum((2, 4))
+        for plane in (red, green, blue)
     )
     bits = 16 + (vertical * horizontal).bit_length() - 1
     cb = _shift(-11059 * red - 21709 * green + 32768 * blue, bits)
@@ -58,7 +60,7 @@ def decode_integers(
     y = _samples(luma)[:, :height, :width]
     planes = _samples(chroma.flatten(0, 1))[:, : -(-height // vertical), : -(-width // horizontal)]
     planes = _smooth(planes, factors) if smooth and horizontal == 2 else _replicate(planes, factors)
-    cb, cr = (planes[:, :height, :width] - 128).unflatten(0, (-1, 2)).unbind(1)
+    cb, cr = (planes[:, :height, :width] - 128).unflatten(0, (luma.shape[0], 2)).unbind(1)
     red = y + _shift(_fixed(1.402) * cr, 16)
     green = y + _shift(-_fixed(0.34414) * cb - _fixed(0.71414) * cr, 16)
     blue = y + _shift(_fixed(1.772) * cb, 16)
@@ -69,9 +71,9 @@ def _samples(coefficients: Tensor) -> Tensor:
     """(n, H, W) planes of coefficients to samples 0..255 in float64."""
     count, height, width = coefficients.shape
     matrix = torch.tensor(_inverse_dct_matrix().tolist(), dtype=torch.float64, device=coefficients.device)
-    rows = matrix @ coefficients.detach().to(torch.float64).reshape(-1, 8, width)
+    rows = matrix @ coefficients.detach().to(torch.float64).reshape(count * height // 8, 8, width)
     rows = _shift(rows, _FRACTION - _EXTRA)
-    columns = rows.reshape(-1, 8) @ matrix.T
+    columns = rows.reshape(count * height * width // 8, 8) @ matrix.T
     return (_shift(columns, _FRACTION + _EXTRA + 3) + 128).clamp(0, 255).view(count, height, width)
 
 

@@ -54,7 +54,7 @@ def encode_planes(rgb: Tensor, subsampling: str, *, rounding: bool = False) -> t
     vertical, horizontal = chroma_factors(subsampling)
     if torch.onnx.is_in_onnx_export():
         return _encode(rgb, vertical, horizontal, rounding)
-    luma, chroma = _Encode.apply(rgb, vertical, horizontal, rounding)
+    luma, chroma = _encode_op(rgb, vertical, horizontal, rounding)
     return luma, chroma
 
 
@@ -79,44 +79,99 @@ def decode_planes(
     smooth = fancy and not (factors[1] > 1 and -(-size[1] // factors[1]) <= 2)
     if torch.onnx.is_in_onnx_export():
         return _decode(luma, chroma, size, factors, smooth, rounding)
-    result: Tensor = _Decode.apply(luma, chroma, size, factors, smooth, rounding)
-    return result
+    return _decode_op(luma, chroma, *size, *factors, smooth, rounding)
 
 
-class _Encode(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rgb: Tensor, vertical: int, horizontal: int, rounding: bool) -> tuple[Tensor, Tensor]:
-        ctx.size, ctx.factors = rgb.shape[-2:], (vertical, horizontal)
-        with torch.autocast(rgb.device.type, enabled=False):
-            return _encode(rgb, vertical, horizontal, rounding)
-
-    @staticmethod
-    def backward(ctx: Any, luma: Tensor, chroma: Tensor) -> tuple[Tensor, None, None, None]:
-        with torch.autocast(luma.device.type, enabled=False):
-            return _encode_transposed(luma, chroma, ctx.size, *ctx.factors), None, None, None
+# --- the operators ---
+# They are registered, so that torch.compile and torch.export see one node each.
 
 
-class _Decode(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        luma: Tensor,
-        chroma: Tensor,
-        size: tuple[int, int],
-        factors: tuple[int, int],
-        smooth: bool,
-        rounding: bool,
-    ) -> Tensor:
-        ctx.factors, ctx.smooth = factors, smooth
-        ctx.planes = luma.shape, chroma.shape
-        with torch.autocast(luma.device.type, enabled=False):
-            return _decode(luma, chroma, size, factors, smooth, rounding)
+@torch.library.custom_op("edgejpeg::encode_planes", mutates_args=())
+def _encode_op(rgb: Tensor, vertical: int, horizontal: int, rounding: bool) -> tuple[Tensor, Tensor]:
+    with torch.autocast(rgb.device.type, enabled=False):
+        return _encode(rgb, vertical, horizontal, rounding)
 
-    @staticmethod
-    def backward(ctx: Any, rgb: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
-        with torch.autocast(rgb.device.type, enabled=False):
-            luma, chroma = _decode_transposed(rgb, ctx.planes, ctx.factors, ctx.smooth)
-        return luma, chroma, None, None, None, None
+
+@_encode_op.register_fake
+def _(rgb: Tensor, vertical: int, horizontal: int, rounding: bool) -> tuple[Tensor, Tensor]:
+    count, _, height, width = rgb.shape
+    rows, columns = -(-height // (8 * vertical)) * 8, -(-width // (8 * horizontal)) * 8
+    return rgb.new_empty(count, rows * vertical, columns * horizontal), rgb.new_empty(count, 2, rows, columns)
+
+
+@torch.library.custom_op("edgejpeg::encode_planes_backward", mutates_args=())
+def _encode_backward_op(
+    luma: Tensor, chroma: Tensor, height: int, width: int, vertical: int, horizontal: int
+) -> Tensor:
+    with torch.autocast(luma.device.type, enabled=False):
+        return _encode_transposed(luma, chroma, (height, width), vertical, horizontal)
+
+
+@_encode_backward_op.register_fake
+def _(luma: Tensor, chroma: Tensor, height: int, width: int, vertical: int, horizontal: int) -> Tensor:
+    return luma.new_empty(luma.shape[0], 3, height, width)
+
+
+@torch.library.custom_op("edgejpeg::decode_planes", mutates_args=())
+def _decode_op(
+    luma: Tensor,
+    chroma: Tensor,
+    height: int,
+    width: int,
+    vertical: int,
+    horizontal: int,
+    smooth: bool,
+    rounding: bool,
+) -> Tensor:
+    with torch.autocast(luma.device.type, enabled=False):
+        return _decode(luma, chroma, (height, width), (vertical, horizontal), smooth, rounding)
+
+
+@_decode_op.register_fake
+def _(
+    luma: Tensor,
+    chroma: Tensor,
+    height: int,
+    width: int,
+    vertical: int,
+    horizontal: int,
+    smooth: bool,
+    rounding: bool,
+) -> Tensor:
+    return luma.new_empty(luma.shape[0], 3, height, width)
+
+
+@torch.library.custom_op("edgejpeg::decode_planes_backward", mutates_args=())
+def _decode_backward_op(rgb: Tensor, vertical: int, horizontal: int, smooth: bool) -> tuple[Tensor, Tensor]:
+    with torch.autocast(rgb.device.type, enabled=False):
+        return _decode_transposed(rgb, (vertical, horizontal), smooth)
+
+
+@_decode_backward_op.register_fake
+def _(rgb: Tensor, vertical: int, horizontal: int, smooth: bool) -> tuple[Tensor, Tensor]:
+    luma, chroma = _encode_op(rgb, vertical, horizontal, False)
+    return luma, chroma
+
+
+def _encode_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    rgb, vertical, horizontal, _ = inputs
+    ctx.options = *rgb.shape[-2:], vertical, horizontal
+
+
+def _encode_backward(ctx: Any, luma: Tensor, chroma: Tensor) -> tuple[Tensor | None, ...]:
+    return _encode_backward_op(luma, chroma, *ctx.options), None, None, None
+
+
+def _decode_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.options = inputs[4:7]
+
+
+def _decode_backward(ctx: Any, rgb: Tensor) -> tuple[Tensor | None, ...]:
+    return *_decode_backward_op(rgb, *ctx.options), None, None, None, None, None, None
+
+
+_encode_op.register_autograd(_encode_backward, setup_context=_encode_context)
+_decode_op.register_autograd(_decode_backward, setup_context=_decode_context)
 
 
 # --- RGB to coefficients ---
@@ -145,14 +200,14 @@ def _encode_transposed(luma: Tensor, chroma: Tensor, size: tuple[int, int], vert
     rows = _constant((DCT_MATRIX @ _averaging(vertical)).T, luma)
     columns = _constant((DCT_MATRIX @ _averaging(horizontal)).T, luma)
     y = transform_blocks(luma, inverse, inverse)
-    cb, cr = transform_blocks(chroma.flatten(0, 1), rows, columns).unflatten(0, (-1, 2)).unbind(1)
+    cb, cr = transform_blocks(chroma.flatten(0, 1), rows, columns).unflatten(0, (luma.shape[0], 2)).unbind(1)
     rgb = _mix(y, cb, cr, RGB_TO_YCBCR.T)
     height, width = size
     if rgb.shape[-2] > height:
         rgb[:, :, height - 1] += rgb[:, :, height:].sum(2)
     if rgb.shape[-1] > width:
         rgb[..., width - 1] += rgb[..., width:].sum(3)
-    return rgb[:, :, :height, :width]
+    return rgb[:, :, :height, :width].contiguous()
 
 
 def _averaging(factor: int) -> NDArray[np.float64]:
@@ -181,15 +236,13 @@ def _decode(
     if smooth and factors[1] == 2:
         _blend_seams(upsampled)
         _set_last(upsampled, middle, width)
-    cb, cr = upsampled.unflatten(0, (-1, 2))[..., :height, :width].unbind(1)
+    cb, cr = upsampled.unflatten(0, (luma.shape[0], 2))[..., :height, :width].unbind(1)
     return _mix(y, cb, cr, YCBCR_TO_RGB)
 
 
-def _decode_transposed(
-    rgb: Tensor, planes: tuple[torch.Size, torch.Size], factors: tuple[int, int], smooth: bool
-) -> tuple[Tensor, Tensor]:
+def _decode_transposed(rgb: Tensor, factors: tuple[int, int], smooth: bool) -> tuple[Tensor, Tensor]:
     height, width = rgb.shape[-2:]
-    below, right = planes[0][1] - height, planes[0][2] - width
+    below, right = -height % (8 * factors[0]), -width % (8 * factors[1])
     if below or right:
         rgb = F.pad(rgb, (0, right, 0, below))
     mixed = _mix(*rgb.unbind(1), YCBCR_TO_RGB.T)
@@ -209,7 +262,7 @@ def _decode_transposed(
     coefficients = _block_rows(middle, rows)
     if last is not None:
         _add_last(coefficients.transpose(1, 2), last, height)
-    return luma, coefficients.view(planes[1])
+    return luma, coefficients.unflatten(0, (rgb.shape[0], 2))
 
 
 def _interpolation(factor: int, smooth: bool, like: Tensor) -> Tensor:
@@ -272,16 +325,22 @@ def transform_blocks(planes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _block_rows(planes: Tensor, matrix: Tensor) -> Tensor:
-    count, _, width = planes.shape
-    return (matrix @ planes.reshape(-1, matrix.shape[1], width)).view(count, -1, width)
+    count, height, width = planes.shape
+    after, before = matrix.shape
+    blocks = height // before
+    return (matrix @ planes.reshape(count * blocks, before, width)).view(count, blocks * after, width)
 
 
 def _block_columns(planes: Tensor, matrix: Tensor) -> Tensor:
     count, height, width = planes.shape
-    if width % (2 * matrix.shape[1]) == 0:
-        # Two blocks at a time make half as many rows of a shape that matrix libraries like better.
+    after, before = matrix.shape
+    blocks = width // before
+    pairs = 2 if blocks % 2 == 0 else 1
+    if pairs == 2:
+        # Two blocks at a time make half as many rows, of a shape that matrix libraries like better.
         matrix = torch.block_diag(matrix, matrix)
-    return (planes.reshape(-1, matrix.shape[1]) @ matrix.T).view(count, height, -1)
+    rows = planes.reshape(count * height * blocks // pairs, before * pairs)
+    return (rows @ matrix.T).view(count, height, blocks * after)
 
 
 def _mix(first: Tensor, second: Tensor, third: Tensor, matrix: NDArray[np.float64]) -> Tensor:
