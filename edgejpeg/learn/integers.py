@@ -1,4 +1,4 @@
-"""The whole numbers inside a real JPEG codec: the samples our encoder codes, and libjpeg-turbo's decoder bit for bit.
+"""The arithmetic of a real JPEG codec: our reference encoder's samples and DCT, libjpeg-turbo's decoder, bit for bit.
 
 A decoder in 8 bits rounds after each half of the inverse DCT, after the upsampling of chroma and after the colour
 conversion, always in fixed point. Within a half of the "islow" inverse DCT (Loeffler, Ligtenberg and Moschytz's, 13
@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgejpeg.jpeg.dct import DCT_MATRIX
+
 _FRACTION = 13
 _EXTRA = 2
 """Bits of fraction that the first half of the inverse DCT hands to the second."""
@@ -26,19 +28,42 @@ def integer_samples(rgb: Tensor, vertical: int, horizontal: int) -> tuple[Tensor
         vertical, horizontal: luma samples per chroma sample.
 
     Returns:
-        Luma ``(N, H, W)`` and chroma ``(N, 2, H / v, W / h)``, integers in rgb's dtype.
+        Luma ``(N, H, W)`` and chroma ``(N, 2, H / v, W / h)``, integers in float64.
     """
     red, green, blue = rgb.detach().to(torch.float64).round().clamp(0, 255).unbind(1)
     height, width = rgb.shape[-2:]
     luma = _shift(19595 * red + 38470 * green + 7471 * blue, 16) - 128
-    red, green, blue = (
-        plane.unflatten(1, (height // vertical, vertical)).unflatten(3, (width // horizontal, horizontal)).sum((2, 4))
-        for plane in (red, green, blue)
-    )
+    cells = (rgb.shape[0], height // vertical, vertical, width // horizontal, horizontal)
+    red, green, blue = (plane.reshape(cells).sum((2, 4)) for plane in (red, green, blue))
     bits = 16 + (vertical * horizontal).bit_length() - 1
     cb = _shift(-11059 * red - 21709 * green + 32768 * blue, bits)
     cr = _shift(32768 * red - 27439 * green - 5329 * blue, bits)
-    return luma.to(rgb.dtype), torch.stack([cb, cr], dim=1).clamp(max=127).to(rgb.dtype)
+    return luma, torch.stack([cb, cr], dim=1).clamp(max=127)
+
+
+def ordered_dct(planes: Tensor) -> Tensor:
+    """The reference encoder's DCT to the last bit, float64 in the order of :func:`edgejpeg.jpeg.dct.forward_dct`.
+
+    A sixteenth of the DC coefficients at a step of 2 lie on a rounding threshold: there the last bit decides, so the
+    same numbers have to be added in the same order, without fused multiply-adds.
+
+    Args:
+        planes: ``(n, H, W)`` float64, H and W multiples of 8.
+
+    Returns:
+        Planes of coefficients.
+    """
+    count, height, width = planes.shape
+    matrix = torch.tensor(DCT_MATRIX.tolist(), dtype=torch.float64, device=planes.device)
+    samples = planes.reshape(count * height, width // 8, 8)
+    horizontal = torch.zeros_like(samples)
+    for column in range(8):
+        horizontal = horizontal + samples[:, :, column, None] * matrix[:, column]
+    rows = horizontal.reshape(count * height // 8, 8, width)
+    coefficients = torch.zeros_like(rows)
+    for row in range(8):
+        coefficients = coefficients + matrix[:, row, None] * rows[:, None, row]
+    return coefficients.reshape(count, height, width)
 
 
 def decode_integers(
@@ -60,7 +85,7 @@ def decode_integers(
     y = _samples(luma)[:, :height, :width]
     planes = _samples(chroma.flatten(0, 1))[:, : -(-height // vertical), : -(-width // horizontal)]
     planes = _smooth(planes, factors) if smooth and horizontal == 2 else _replicate(planes, factors)
-    cb, cr = (planes[:, :height, :width] - 128).unflatten(0, (luma.shape[0], 2)).unbind(1)
+    cb, cr = (planes[:, :height, :width] - 128).reshape(luma.shape[0], 2, height, width).unbind(1)
     red = y + _shift(_fixed(1.402) * cr, 16)
     green = y + _shift(-_fixed(0.34414) * cb - _fixed(0.71414) * cr, 16)
     blue = y + _shift(_fixed(1.772) * cb, 16)

@@ -10,6 +10,7 @@ Both maps keep nothing for their backward passes, which apply the transposed map
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch.nn import functional as F  # noqa: N812  (torch's own name for it)
 from edgejpeg.errors import InvalidInputError
 from edgejpeg.jpeg.colour import RGB_TO_YCBCR, SUBSAMPLINGS, YCBCR_TO_RGB
 from edgejpeg.jpeg.dct import DCT_MATRIX
-from edgejpeg.learn.integers import decode_integers, integer_samples
+from edgejpeg.learn.integers import decode_integers, integer_samples, ordered_dct
 
 _LEVEL_SHIFT = 128.0
 
@@ -46,7 +47,8 @@ def encode_planes(rgb: Tensor, subsampling: str, *, rounding: bool = False) -> t
     Args:
         rgb: ``(N, 3, H, W)`` float32 or float64, R, G, B in 0..255.
         subsampling: ``"444"``, ``"422"`` or ``"420"``.
-        rounding: round pixels and samples to the integers that an encoder codes; the gradient passes straight through.
+        rounding: round pixels and samples to the integers that an encoder codes, and compute as the reference encoder
+            does, to the bit, in float64; the gradient passes straight through.
 
     Returns:
         Luma ``(N, H', W')`` and chroma, Cb and Cr, ``(N, 2, H' / v, W' / h)``; H', W' in whole MCUs of v x h blocks.
@@ -96,7 +98,9 @@ def _encode_op(rgb: Tensor, vertical: int, horizontal: int, rounding: bool) -> t
 def _(rgb: Tensor, vertical: int, horizontal: int, rounding: bool) -> tuple[Tensor, Tensor]:
     count, _, height, width = rgb.shape
     rows, columns = -(-height // (8 * vertical)) * 8, -(-width // (8 * horizontal)) * 8
-    return rgb.new_empty(count, rows * vertical, columns * horizontal), rgb.new_empty(count, 2, rows, columns)
+    dtype = torch.float64 if rounding else rgb.dtype
+    luma = rgb.new_empty(count, rows * vertical, columns * horizontal, dtype=dtype)
+    return luma, rgb.new_empty(count, 2, rows, columns, dtype=dtype)
 
 
 @torch.library.custom_op("edgejpeg::encode_planes_backward", mutates_args=())
@@ -155,11 +159,11 @@ def _(rgb: Tensor, vertical: int, horizontal: int, smooth: bool) -> tuple[Tensor
 
 def _encode_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     rgb, vertical, horizontal, _ = inputs
-    ctx.options = *rgb.shape[-2:], vertical, horizontal
+    ctx.dtype, ctx.options = rgb.dtype, (*rgb.shape[-2:], vertical, horizontal)
 
 
 def _encode_backward(ctx: Any, luma: Tensor, chroma: Tensor) -> tuple[Tensor | None, ...]:
-    return _encode_backward_op(luma, chroma, *ctx.options), None, None, None
+    return _encode_backward_op(luma, chroma, *ctx.options).to(ctx.dtype), None, None, None
 
 
 def _decode_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -183,7 +187,7 @@ def _encode(rgb: Tensor, vertical: int, horizontal: int, rounding: bool) -> tupl
     dct = _constant(DCT_MATRIX, rgb)
     if rounding:
         luma, chroma = integer_samples(padded, vertical, horizontal)
-        return transform_blocks(luma, dct, dct), transform_blocks(chroma.flatten(0, 1), dct, dct).view_as(chroma)
+        return ordered_dct(luma), ordered_dct(chroma.flatten(0, 1)).view_as(chroma)
     red, green, blue = padded.unbind(1)
     weights = RGB_TO_YCBCR[0].tolist()
     luma = (red * weights[0]).add_(green, alpha=weights[1]).add_(blue, alpha=weights[2])
@@ -200,8 +204,8 @@ def _encode_transposed(luma: Tensor, chroma: Tensor, size: tuple[int, int], vert
     rows = _constant((DCT_MATRIX @ _averaging(vertical)).T, luma)
     columns = _constant((DCT_MATRIX @ _averaging(horizontal)).T, luma)
     y = transform_blocks(luma, inverse, inverse)
-    cb, cr = transform_blocks(chroma.flatten(0, 1), rows, columns).unflatten(0, (luma.shape[0], 2)).unbind(1)
-    rgb = _mix(y, cb, cr, RGB_TO_YCBCR.T)
+    cb, cr = _pairs(transform_blocks(chroma.flatten(0, 1), rows, columns)).unbind(1)
+    rgb = _mix((y, cb, cr), RGB_TO_YCBCR.T)
     height, width = size
     if rgb.shape[-2] > height:
         rgb[:, :, height - 1] += rgb[:, :, height:].sum(2)
@@ -236,8 +240,8 @@ def _decode(
     if smooth and factors[1] == 2:
         _blend_seams(upsampled)
         _set_last(upsampled, middle, width)
-    cb, cr = upsampled.unflatten(0, (luma.shape[0], 2))[..., :height, :width].unbind(1)
-    return _mix(y, cb, cr, YCBCR_TO_RGB)
+    cb, cr = _pairs(upsampled)[..., :height, :width].unbind(1)
+    return _mix((y, cb, cr), YCBCR_TO_RGB)
 
 
 def _decode_transposed(rgb: Tensor, factors: tuple[int, int], smooth: bool) -> tuple[Tensor, Tensor]:
@@ -245,7 +249,7 @@ def _decode_transposed(rgb: Tensor, factors: tuple[int, int], smooth: bool) -> t
     below, right = -height % (8 * factors[0]), -width % (8 * factors[1])
     if below or right:
         rgb = F.pad(rgb, (0, right, 0, below))
-    mixed = _mix(*rgb.unbind(1), YCBCR_TO_RGB.T)
+    mixed = _mix(rgb.unbind(1), YCBCR_TO_RGB.T)
     dct = _constant(DCT_MATRIX, rgb)
     luma = transform_blocks(mixed[:, 0], dct, dct)
     rows, columns = (_interpolation(factor, smooth, rgb).T for factor in factors)
@@ -262,7 +266,7 @@ def _decode_transposed(rgb: Tensor, factors: tuple[int, int], smooth: bool) -> t
     coefficients = _block_rows(middle, rows)
     if last is not None:
         _add_last(coefficients.transpose(1, 2), last, height)
-    return luma, coefficients.unflatten(0, (rgb.shape[0], 2))
+    return luma, _pairs(coefficients)
 
 
 def _interpolation(factor: int, smooth: bool, like: Tensor) -> Tensor:
@@ -338,22 +342,27 @@ def _block_columns(planes: Tensor, matrix: Tensor) -> Tensor:
     pairs = 2 if blocks % 2 == 0 else 1
     if pairs == 2:
         # Two blocks at a time make half as many rows, of a shape that matrix libraries like better.
-        matrix = torch.block_diag(matrix, matrix)
+        matrix = torch.block_diag(matrix, matrix)  # type: ignore[no-untyped-call]
     rows = planes.reshape(count * height * blocks // pairs, before * pairs)
     return (rows @ matrix.T).view(count, height, blocks * after)
 
 
-def _mix(first: Tensor, second: Tensor, third: Tensor, matrix: NDArray[np.float64]) -> Tensor:
+def _pairs(planes: Tensor) -> Tensor:
+    """``(2 N, H, W)`` to ``(N, 2, H, W)``."""
+    return planes.reshape(planes.shape[0] // 2, 2, *planes.shape[1:])
+
+
+def _mix(planes: Sequence[Tensor], matrix: NDArray[np.float64]) -> Tensor:
     """``(N, 3, H, W)``: three sums of three ``(N, H, W)`` planes, with the weights of a row each."""
-    planes = []
+    sums = []
     for row in matrix.tolist():
-        terms = [(plane, weight) for plane, weight in zip((first, second, third), row, strict=True) if weight]
+        terms = [(plane, weight) for plane, weight in zip(planes, row, strict=True) if weight]
         total = terms[0][0] if terms[0][1] == 1 else terms[0][0] * terms[0][1]
         for index, (plane, weight) in enumerate(terms[1:]):
             fresh = index or terms[0][1] != 1
             total = total.add_(plane, alpha=weight) if fresh else torch.add(total, plane, alpha=weight)
-        planes.append(total)
-    return torch.stack(planes, dim=1)
+        sums.append(total)
+    return torch.stack(sums, dim=1)
 
 
 _CONSTANTS: dict[tuple[bytes, torch.dtype, torch.device], Tensor] = {}

@@ -61,7 +61,8 @@ def inverse_block_dct(coefficients: Tensor) -> Tensor:
 
 def blocks_from_planes(planes: Tensor) -> Tensor:
     """``(N, H, W)`` planes, H and W multiples of 8, to blocks ``(N, H / 8, W / 8, 8, 8)``."""
-    return planes.unflatten(2, (planes.shape[2] // 8, 8)).unflatten(1, (planes.shape[1] // 8, 8)).transpose(2, 3)
+    count, height, width = planes.shape
+    return planes.reshape(count, height // 8, 8, width // 8, 8).transpose(2, 3)
 
 
 def planes_from_blocks(blocks: Tensor) -> Tensor:
