@@ -116,6 +116,10 @@ def test_hardness_closes_the_gap_to_the_hard_quantizer():
     z = torch.linspace(-3.499, 3.499, 6999, dtype=torch.float64)
     distances = [float((soft_quantize(z, 1.0, h, bits=8) - torch.round(z)).abs()[_away(z)].max()) for h in (5.0, 20.0)]
     assert distances[0] > distances[1] > 1e-3
+    for hardness in (5.0, 20.0):
+        below = 0.5 - torch.linspace(0.01, 0.3, 30, dtype=torch.float64)
+        expected = 1 / (1 + torch.exp(2 * hardness * (0.5 - below)))
+        torch.testing.assert_close(soft_quantize(below, 1.0, hardness), expected, atol=1e-2, rtol=0)
     far = soft_quantize(z, 1.0, 1000.0)
     torch.testing.assert_close(far[_away(z)], torch.round(z)[_away(z)], atol=1e-8, rtol=0)
 
