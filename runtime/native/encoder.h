@@ -55,6 +55,10 @@ class Encoder {
   const ByteStream& file() const { return file_; }
 
  private:
+  // Coefficients are made and used in portions that stay in the first cache: 32 pairs are 8 KiB.
+  static constexpr size_t kPortion = 32;
+  static_assert(kPortion <= kMaxSummedPairs);
+
   // What one thread needs.
   struct Worker {
     Strip strip;
