@@ -4,6 +4,8 @@
 
     EdgeJpegError
     ├── InvalidInputError      (ValueError)       a frame, a table or an option outside what is allowed
+    │   ├── BudgetError                           a budget of bytes that no table of a profile can meet
+    │   └── BufferTooSmallError                   the file does not fit into the caller's buffer
     ├── JpegFormatError        (ValueError)       bytes that are no JPEG, or a damaged one
     ├── ProfileError           (ValueError)       a profile that cannot be read or does not fit
     ├── ModelError             (ValueError)       an unknown network, or weights that do not fit it
@@ -26,6 +28,36 @@ class EdgeJpegError(Exception):
 
 class InvalidInputError(EdgeJpegError, ValueError):
     """A frame, a table or an option is outside what is allowed."""
+
+
+class BudgetError(InvalidInputError):
+    """No table meets a budget of bytes.
+
+    Attributes:
+        smallest: bytes of the smallest possible file of this frame.
+    """
+
+    def __init__(self, message: str, smallest: int = 0) -> None:
+        super().__init__(message)
+        self.smallest = smallest
+
+    def __reduce__(self) -> tuple[type[BudgetError], tuple[str, int]]:
+        return type(self), (str(self), self.smallest)
+
+
+class BufferTooSmallError(InvalidInputError):
+    """The file does not fit into the caller's buffer.
+
+    Attributes:
+        needed: the size of the file in bytes.
+    """
+
+    def __init__(self, message: str, needed: int) -> None:
+        super().__init__(message)
+        self.needed = needed
+
+    def __reduce__(self) -> tuple[type[BufferTooSmallError], tuple[str, int]]:
+        return BufferTooSmallError, (str(self), self.needed)
 
 
 class JpegFormatError(EdgeJpegError, ValueError):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -158,6 +158,26 @@ def summarise(measurement: Measurement, frames: Sequence[Image], percentiles: Se
         },
         "bytes_per_frame": size / len(frames),
         "bits_per_pixel": 8 * size / sum(pixels),
+    }
+
+
+def measure_stages(
+    encode: Callable[[Image], Mapping[str, float]], frames: Sequence[Image], rounds: int
+) -> dict[str, float]:
+    """Milliseconds of each stage of an encoder, the mean over the frames of the median over the rounds.
+
+    Args:
+        encode: encodes a frame and gives the time of its stages, as :attr:`edgejpeg.Encoder.last` has it. An encoder of
+            its own, since taking the time takes some.
+        frames: at least one.
+        rounds: over all frames, at least one; one more warms up.
+    """
+    for frame in frames:
+        encode(frame)
+    times = [[encode(frame) for frame in frames] for _ in range(rounds)]
+    return {
+        stage: statistics.fmean(statistics.median(taken[at][stage] for taken in times) for at in range(len(frames)))
+        for stage in times[0][0]
     }
 
 

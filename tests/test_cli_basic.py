@@ -14,7 +14,7 @@ import pytest
 from edgejpeg import cli
 from edgejpeg.jpeg.markers import parse_jpeg
 from edgejpeg.jpeg.tables import ijg_tables
-from edgejpeg.profile import Profile, load_profile
+from edgejpeg.profile import Level, Profile, load_profile
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow, which writes the images, is not installed")
 cv2 = pytest.importorskip("cv2", reason="OpenCV, which reads the images, is not installed")
@@ -91,6 +91,23 @@ def test_water_level_moves_the_bytes(folder, tmp_path):
     assert sizes[0] > sizes[1]
 
 
+def test_a_budget_and_what_was_chosen_for_it(folder, tmp_path, capsys):
+    out = tmp_path / "out.jpg"
+    argv = ["encode", str(folder / "a.png"), "-o", str(out), "--json"]
+    assert cli.main([*argv, "-p", "efficientnet_lite0", "--max-bytes", "1200", "--comment", "--trellis", "full"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    data = out.read_bytes()
+    assert record["bytes"] == len(data) <= 1200
+    assert record["encodes"] >= 1
+    assert parse_jpeg(data).comments[0].endswith(f" d={record['water_level']:.6g}".encode())
+    levels = [Level(0.5 + i, *ijg_tables(quality)) for i, quality in enumerate((20, 50, 80))]
+    Profile.ladder(name="steps", levels=levels).save(tmp_path / "steps.toml")
+    for options, level in ((["--level", "1"], 1), (["--slope", "0"], 0), (["--target-bpp", "90"], 2)):
+        assert cli.main([*argv, "-p", str(tmp_path / "steps.toml"), *options]) == 0
+        assert json.loads(capsys.readouterr().out)["level"] == level
+        assert parse_jpeg(out.read_bytes()).quant_table(0) == levels[level].luma
+
+
 def test_damaged_images_are_counted_named_and_skipped_or_fatal(folder, tmp_path, capsys):
     whole = (folder / "deep" / "b.jpg").read_bytes()
     (folder / "cut.jpg").write_bytes(whole[:40])
@@ -113,6 +130,10 @@ def test_damaged_images_are_counted_named_and_skipped_or_fatal(folder, tmp_path,
         (["-p", "efficientnet_lite0", "--subsampling", "444"], "for subsampling 420, not 444"),
         (["--quality", "101"], "from 1 to 100"),
         (["--quality", "50", "--water-level", "0.1"], "--water-level"),
+        (["--quality", "50", "--max-bytes", "999"], "--max-bytes belongs to a profile"),
+        (["--quality", "50", "--trellis", "trim"], "--trellis belongs to a profile"),
+        (["-p", "efficientnet_lite0", "--max-bytes", "20"], "the smallest file of this frame has"),
+        (["-p", "efficientnet_lite0", "--level", "0"], "which has no levels"),
     ],
 )
 def test_encode_errors(options, message, folder, tmp_path, capsys):

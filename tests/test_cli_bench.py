@@ -49,8 +49,12 @@ def test_figures_of_a_folder(folder, tmp_path, capsys):
     sizes = [len(Encoder("efficientnet_lite0").encode(image)) for image in images]
     figures = report["encoder"]
     assert set(figures) == {
-        *("encodes", "frames_per_second", "megapixels_per_second", "latency_ms", "bytes_per_frame", "bits_per_pixel")
+        *("encodes", "frames_per_second", "megapixels_per_second", "latency_ms", "bytes_per_frame", "bits_per_pixel"),
+        "stages_ms",
     }
+    stages = figures["stages_ms"]
+    assert list(stages) == ["colour", "transform", "design", "quantise", "entropy"]
+    assert min(stages.values()) > 0
     assert figures["encodes"] == 5
     assert figures["bytes_per_frame"] == pytest.approx(np.mean(sizes))
     assert figures["bits_per_pixel"] == pytest.approx(8 * sum(sizes) / sum(i.shape[0] * i.shape[1] for i in images))
@@ -107,7 +111,8 @@ def test_same_quality_gives_libjpeg_turbo_the_same_tables(folder, tmp_path):
         ours = np.mean([len(encoder.encode(image)) for image in _images(folder)])
     assert report["encoder"]["bytes_per_frame"] == ours
     assert (report["libjpeg_turbo"]["quality"], report["libjpeg_turbo"]["quality_by"]) == (60, "the same quality")
-    assert report["ratio"]["bytes"] == pytest.approx(1, abs=0.03)
+    # Stored Huffman tables against the standard ones.
+    assert 0.9 < report["ratio"]["bytes"] < 1
     assert (report["settings"]["profile"], report["settings"]["threads"]) == (None, 2)
 
 
@@ -153,7 +158,7 @@ def test_frames_are_evenly_spaced_when_there_are_too_many(tmp_path, monkeypatch)
     monkeypatch.setattr(Encoder, "encode", lambda self, frame: seen.append(int(frame[0, 0, 0])) or encode(self, frame))
     report = _report(tmp_path, "--source", str(tmp_path / "many"))
     assert report["source"]["frames"] == 64
-    assert seen[1:] == list(range(0, 192, 3))  # the first is the warm-up's
+    assert seen[1:65] == list(range(0, 192, 3))  # the first is the warm-up's, those behind are for the stages
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_light_part_works_with_everything_else_blocked():
         + """
 import numpy as np
 import edgejpeg, edgejpeg.runtime, edgejpeg.design, edgejpeg.jpeg
-from edgejpeg.runtime.encoder import Encoder, encode_jpeg
+from edgejpeg.runtime import Encoder, encode_jpeg
 frame = np.arange(48 * 64 * 3, dtype=np.uint8).reshape(48, 64, 3)
 jpeg = edgejpeg.Encoder("efficientnet_lite0").encode(frame)
 info = edgejpeg.parse_jpeg(jpeg)

@@ -55,7 +55,7 @@ class Pair:
     def invert(self, size, start):
         return self.library.hook_model_invert(self.frame, size, start * self.factor) / self.factor
 
-    def search(self, budget, encode, start, max_encodes=2):
+    def search(self, budget, encode, start, max_encodes=2, estimate=None):
         """(met, control, size, encodes), and the controls that were tried."""
         tried = []
 
@@ -64,8 +64,15 @@ class Pair:
             return encode(control / self.factor)
 
         found = np.zeros(3)
+        guess = self.hooks.ESTIMATE(lambda control: estimate(control / self.factor) if estimate else 0.0)
         met = self.library.hook_search(
-            self.frame, budget, start * self.factor, max_encodes, self.hooks.ENCODE(call), found
+            self.frame,
+            budget,
+            start * self.factor,
+            max_encodes,
+            self.hooks.ENCODE(call),
+            guess if estimate else self.hooks.ESTIMATE(),
+            found,
         )
         return (bool(met), found[0] / self.factor, int(found[1]), int(found[2])), tried
 
@@ -115,13 +122,15 @@ def test_the_inverses_agree(pair):
     budget=st.integers(1, 30000),
     start=st.floats(1e-3, 1e3),
     max_encodes=st.integers(1, 4),
+    off=st.none() | st.floats(0.9, 1.1),
 )
-def test_the_searches_take_the_same_steps(pair, wrong, power, step, budget, start, max_encodes):
-    """Files that are a power of the model's size, times a factor, in steps."""
+def test_the_searches_take_the_same_steps(pair, wrong, power, step, budget, start, max_encodes, off):
+    """Files that are a power of the model's size, times a factor, in steps; estimates that are off by a factor."""
 
     def encode(control):
         return int(wrong * 2000 * (pair.python.bytes(control) / 2000) ** power) // step * step
 
+    estimate = None if off is None else lambda control: off * encode(control)
     tried = []
 
     def traced(control):
@@ -129,10 +138,10 @@ def test_the_searches_take_the_same_steps(pair, wrong, power, step, budget, star
         return encode(control)
 
     try:
-        match = find_water_level(pair.python, budget, traced, start, max_encodes)
+        match = find_water_level(pair.python, budget, traced, start, max_encodes, estimate)
         expected = (True, match.control, match.size, match.encodes)
     except InvalidInputError:
         expected = (False, tried[-1], encode(tried[-1]), len(tried))
-    found, found_tried = pair.search(budget, encode, start, max_encodes)
+    found, found_tried = pair.search(budget, encode, start, max_encodes, estimate)
     np.testing.assert_allclose(found_tried, tried, rtol=1e-9)
     assert found == (expected[0], pytest.approx(expected[1], rel=1e-9), *expected[2:])

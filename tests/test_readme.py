@@ -21,7 +21,7 @@ def test_the_python_lines_give_the_output_shown(readme):
     pytest.importorskip("skimage", reason="scikit-image, whose photo the README encodes, is not installed")
     (block,) = re.findall(r"```python\n(>>> .*?)```", readme, re.DOTALL)
     test = doctest.DocTestParser().get_doctest(block, {}, "README.md", "README.md", 0)
-    assert len(test.examples) == 6
+    assert len(test.examples) == 8
     runner = doctest.DocTestRunner()
     assert runner.run(test).failed == 0
 

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from ctypes import byref, c_size_t, c_void_p
+from ctypes import byref, c_double, c_size_t, c_void_p
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +69,12 @@ def _last_error() -> str:
         ((0, 2, 1), "effort is 2; it is an integer from 0 to 1"),
         ((0, 0, 0), "threads is 0; it is an integer from 1 to 256"),
         ((0, 0, 257), "threads is 257"),
+        ((0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 3), "quantization is 3; it is an integer from 0 to 2"),
+        ((0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, -1.0), "trellis_weight is -1; it is finite and not negative"),
+        ((0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, float("nan")), "trellis_weight is"),
+        ((0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2), "keep_statistics is 2; it is an integer from 0 to 1"),
+        ((0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -1), "timing is -1"),
+        ((0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7), "comment_control is 7"),
     ],
 )
 def test_create_checks_its_options(options, message):
@@ -97,6 +103,14 @@ def test_null_pointers_are_refused():
         "size is NULL": lambda: lib.edgejpeg_encoder_encode(handle, byref(image), byref(data), None),
         "image->pixels is NULL": lambda: lib.edgejpeg_encoder_encode(handle, byref(image), byref(data), byref(size)),
         "statistics is NULL": lambda: lib.edgejpeg_encoder_statistics(handle, None),
+        "result is NULL": lambda: lib.edgejpeg_encoder_result(handle, None),
+        "swe is NULL": lambda: lib.edgejpeg_encoder_swe(handle, None),
+        "levels is NULL": lambda: lib.edgejpeg_encoder_set_ladder(handle, None, 1, 0),
+        "luma of a level is NULL": lambda: lib.edgejpeg_encoder_set_ladder(handle, byref(library._Level()), 1, 0),
+        "set_budget: encoder is NULL": lambda: lib.edgejpeg_encoder_set_budget(None, 1, 0.0),
+        "set_dead_zone: encoder is NULL": lambda: lib.edgejpeg_encoder_set_dead_zone(None, None, None),
+        "set_level: encoder is NULL": lambda: lib.edgejpeg_encoder_set_level(None, 0),
+        "set_slope: encoder is NULL": lambda: lib.edgejpeg_encoder_set_slope(None, 0.0),
         "chroma is NULL": lambda: lib.edgejpeg_encoder_tables(handle, table.ctypes.data, None),
         "set_tables: encoder is NULL": lambda: lib.edgejpeg_encoder_set_tables(None, table.ctypes.data, None),
         "encode: encoder is NULL": lambda: lib.edgejpeg_encoder_encode(None, byref(image), byref(data), byref(size)),
@@ -139,10 +153,71 @@ def test_values_are_checked_in_c_as_well(native):
         native.set_comment(b"x" * 65534)
 
 
+def test_ladders_thresholds_and_budgets_are_checked_in_c_as_well(native):
+    table, zones = np.ones((8, 8), np.uint8), [np.full((8, 8), 0.5) for _ in range(4)]
+    zones[0][3, 2], zones[1][7, 7], zones[2][1, 0], zones[3][0, 0] = 0.499, 1.001, np.nan, 0.6
+    for zone, message in zip(
+        zones, ("row 3, column 2 is 0.499", "row 7, column 7", "row 1", "of DC is 0.6"), strict=True
+    ):
+        with pytest.raises(InvalidInputError, match=f"the luma threshold.*{message}"):
+            native.set_dead_zone(zone, None)
+        with pytest.raises(InvalidInputError, match=f"the chroma threshold.*{message}"):
+            native.set_dead_zone(None, zone)
+        with pytest.raises(InvalidInputError, match=f"the chroma threshold.*{message}"):
+            native.set_ladder([(1.0, (table, table, None, zone))], 0)
+    plain = (table, None, None, None)
+    for rates in ((0.0,), (-1.0,), (np.nan,), (np.inf,), (1.0, 1.0), (1.0, 2.0, 1.5)):
+        with pytest.raises(InvalidInputError, match="a level's rate is"):
+            native.set_ladder([(rate, plain) for rate in rates], 0)
+    levels = [(1.0 + i, plain) for i in range(17)]
+    with pytest.raises(InvalidInputError, match="count is 17; it is an integer from 1 to 16"):
+        native.set_ladder(levels, 0)
+    with pytest.raises(InvalidInputError, match="count is 0"):
+        native.set_ladder([], 0)
+    with pytest.raises(InvalidInputError, match="level is 16; it is an integer from 0 to 15"):
+        native.set_ladder(levels[:16], 16)
+    for call in (lambda: native.set_level(0), lambda: native.set_slope(1.0)):
+        with pytest.raises(NativeLibraryError, match="no ladder yet"):
+            call()
+    native.set_ladder(levels[:16], 3)
+    with pytest.raises(NativeLibraryError, match="a colour frame needs a chroma table"):
+        native.encode(np.zeros((8, 8, 3), np.uint8), "rgb")
+    assert native.encode(np.zeros((8, 8), np.uint8), "gray")
+    for value in (-1.0, np.nan, np.inf):
+        with pytest.raises(InvalidInputError, match="slope is"):
+            native.set_slope(value)
+        with pytest.raises(InvalidInputError, match="max_bits_per_pixel is"):
+            native.set_budget(0, value)
+    with pytest.raises(InvalidInputError, match="level is -1"):
+        native.set_level(-1)
+
+
+def test_a_budget_that_cannot_be_met_says_the_smallest_size():
+    lib, handle, data, size = load_library(), c_void_p(), c_void_p(1), c_size_t()
+    options, table = library._Options(0, 0, 1), np.full(64, 50, np.uint8)
+    pixels = np.random.default_rng(1).integers(0, 256, (64, 64), dtype=np.uint8)
+    image = library._Image(pixels.ctypes.data, 64, 64, 64, 1, 2)
+    assert lib.edgejpeg_encoder_create(byref(options), byref(handle)) == 0
+    assert lib.edgejpeg_encoder_set_tables(handle, table.ctypes.data, None) == 0
+    assert lib.edgejpeg_encoder_set_budget(handle, 400, 0.0) == 0
+    assert lib.edgejpeg_encoder_encode(handle, byref(image), byref(data), byref(size)) == 5
+    smallest = size.value
+    assert data.value is None
+    assert f"the smallest file of this frame has {smallest} bytes" in _last_error()
+    assert lib.edgejpeg_encoder_result(handle, byref(library._Result())) == 3
+    assert lib.edgejpeg_encoder_swe(handle, (c_double * 3)()) == 3
+    assert lib.edgejpeg_encoder_set_budget(handle, smallest, 0.0) == 0
+    assert lib.edgejpeg_encoder_encode(handle, byref(image), byref(data), byref(size)) == 0
+    assert size.value <= smallest
+    lib.edgejpeg_encoder_destroy(handle)
+
+
 def test_order_of_calls(native):
     frame = np.zeros((8, 8, 3), np.uint8)
     assert native.tables() is None
     assert native.statistics() is None
+    assert native.result() is None
+    assert native.swe() is None
     with pytest.raises(NativeLibraryError, match="no tables yet"):
         native.encode(frame, "rgb")
     native.set_tables(np.ones((8, 8), np.uint8), None)
@@ -152,7 +227,7 @@ def test_order_of_calls(native):
     assert native.statistics() is None
 
 
-@pytest.mark.parametrize(("width", "height", "fmt"), [(0, 8, 0), (8, 0, 0), (65536, 1, 0), (1, -1, 0), (8, 8, 3)])
+@pytest.mark.parametrize(("width", "height", "fmt"), [(0, 8, 0), (8, 0, 0), (65536, 1, 0), (1, -1, 0), (8, 8, 7)])
 def test_image_fields_are_checked_in_c(native, width, height, fmt):
     native.set_tables(np.ones((8, 8), np.uint8), np.ones((8, 8), np.uint8))
     pixels = np.zeros((8, 8, 3), np.uint8)
@@ -186,9 +261,11 @@ encoder = Encoder(profile)
 pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + 300 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-huge = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (65535, 65535, 3))
 small = np.zeros((20, 20, 3), np.uint8)
-for call in (lambda: encoder.encode(huge), lambda: Encoder(profile, threads=256)):
+shape = (65535, 65535, 3)
+huge = np.lib.stride_tricks.as_strided(small, shape, (3 * 65535, 3, 1))  # refused before a sample is read
+repeated = np.broadcast_to(small[:1, :1], shape)
+for call in (lambda: encoder.encode(huge), lambda: encoder.encode(repeated), lambda: Encoder(profile, threads=256)):
     try:
         call()
     except NativeLibraryError as error:
@@ -201,9 +278,9 @@ for call in (lambda: encoder.encode(huge), lambda: Encoder(profile, threads=256)
 def test_short_memory_is_an_error_and_not_the_end():
     run = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, check=True, cwd="/")
     lines = run.stdout.splitlines()
-    assert [line.split(": ")[1][:17] for line in lines] == ["not enough memory"] * 2
-    assert "65535 x 65535" in lines[0]
-    assert "256 threads" in lines[1]
+    assert len(lines) == 3 and all("not enough memory" in line for line in lines)
+    assert "65535 x 65535" in lines[0] and "65535 x 65535" in lines[1]
+    assert "256 threads" in lines[2]
 
 
 C_PROGRAM = r"""
@@ -214,8 +291,8 @@ C_PROGRAM = r"""
 /* Usage: program RAW WIDTH HEIGHT TABLES OUT. RAW: packed BGR. TABLES: 128 bytes, row-major. */
 int main(int argc, char** argv) {
   edgejpeg_encoder* encoder = NULL;
-  const edgejpeg_options options = {EDGEJPEG_420, 1, 2};
-  edgejpeg_image image = {NULL, 0, 0, 0, 3, EDGEJPEG_BGR};
+  const edgejpeg_options options = {.subsampling = EDGEJPEG_420, .effort = 1, .threads = 2};
+  edgejpeg_image image = {.pixel_stride = 3, .format = EDGEJPEG_BGR};
   edgejpeg_statistics statistics;
   uint8_t tables[128], luma[64], chroma[64];
   const uint8_t* data;
@@ -247,6 +324,7 @@ int main(int argc, char** argv) {
   free(pixels);
   printf("%s %d %d %d %d\n", edgejpeg_version(), luma[1] == tables[1], chroma[63] == tables[127],
          (int)sizeof(edgejpeg_image), (int)sizeof(edgejpeg_statistics));
+  printf(" %d %d %d", (int)sizeof(edgejpeg_options), (int)sizeof(edgejpeg_level), (int)sizeof(edgejpeg_result));
   return 0;
 }
 """
@@ -268,7 +346,8 @@ def test_a_c_program(tmp_path, photo):
     arguments = [tmp_path / "frame.raw", "83", "61", tmp_path / "tables", tmp_path / "out.jpg"]
     run = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    sizes = [ctypes.sizeof(library._Image), ctypes.sizeof(library._Statistics)]
+    structures = library._Image, library._Statistics, library._Options, library._Level, library._Result
+    sizes = map(ctypes.sizeof, structures)
     assert run.stdout.split() == [edgejpeg.__version__, "1", "1", *map(str, sizes)]
     assert (tmp_path / "out.jpg").read_bytes() == encode_jpeg(frame, tables=tables, effort=1)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgejpeg.cli.arguments import positive_int
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from edgejpeg.profile import Profile
     from edgejpeg.runtime.bench import Image, Settings
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 HELP = "time the encoder, next to libjpeg-turbo"
 
 DEFAULT_PROFILE = "efficientnet_lite0"
+STAGE_ROUNDS = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,10 +120,27 @@ def _bench_encoder(args: argparse.Namespace) -> dict[str, Any]:
                 "frames": len(frames),
                 "sizes": sorted({(frame.shape[1], frame.shape[0]) for frame in frames}),
             },
-            "encoder": summarise(ours, frames, settings.percentiles),
+            "encoder": {**summarise(ours, frames, settings.percentiles), "stages_ms": _stages(args, profile, frames)},
             "libjpeg_turbo": peer,
             "ratio": ratio,
         }
+
+
+def _stages(args: argparse.Namespace, profile: Profile, frames: Sequence[Image]) -> dict[str, float]:
+    """Milliseconds of each stage, from frames of their own, so that the clock does not slow those that are compared."""
+    from edgejpeg.runtime.bench import measure_stages
+    from edgejpeg.runtime.encoder import Encoder
+
+    with Encoder(profile, effort=args.effort, threads=args.threads, timing=True) as encoder:
+
+        def encode(frame: Image) -> Mapping[str, float]:
+            encoder.encode(frame)
+            last = encoder.last
+            assert last is not None
+            assert last.milliseconds is not None
+            return last.milliseconds
+
+        return measure_stages(encode, frames, STAGE_ROUNDS)
 
 
 def _profile(args: argparse.Namespace) -> Profile:
@@ -189,6 +207,7 @@ def _print(report: dict[str, Any]) -> None:
     tables = settings["profile"] or f"IJG tables of quality {settings['quality']}"
     sizes = [f"{width}x{height}" for width, height in source["sizes"]]
     shown = sizes[0] if len(sizes) == 1 else f"{len(sizes)} sizes from {sizes[0]} to {sizes[-1]}"
+    threads_note = ", over all threads" if settings["threads"] > 1 else ""
     threads = f"{settings['threads']} thread{'s' if settings['threads'] > 1 else ''}"
     print(
         f"edgejpeg {report['edgejpeg']}: {tables}, subsampling {settings['subsampling']}, effort {settings['effort']}, "
@@ -196,6 +215,8 @@ def _print(report: dict[str, Any]) -> None:
     )
     print(f"frames: {source['frames']} of {shown}, {source['description']}, in rotation")
     _print_encoder(ours)
+    stages = [f"{name} {value:.4g} ms" for name, value in ours["stages_ms"].items()]
+    print(f"  stages, timed on frames of their own{threads_note}: {', '.join(stages)}")
     peer, ratio = report["libjpeg_turbo"], report["ratio"]
     if peer is None:
         print("libjpeg-turbo: not found (libturbojpeg.so.0), so nothing to compare with")

@@ -8,29 +8,62 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgejpeg.cli.arguments import add_on_error_argument, positive_float, positive_int
+from edgejpeg.cli.encode_raw import add_raw_arguments, encoder_color, run_raw
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from edgejpeg.runtime.encoder import Encoder
 
 HELP = "encode images as JPEG with a profile"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="IN", help="image files, or folders of images")
+    parser.add_argument(
+        "inputs", nargs="+", type=Path, metavar="IN", help="image files, or folders of images; or raw video"
+    )
     tables = parser.add_mutually_exclusive_group(required=True)
     tables.add_argument("-p", "--profile", help="a shipped profile's name, or a .toml file")
     tables.add_argument("--quality", type=int, help="the IJG's tables at this quality, 1..100, instead of a profile")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="a .jpg file, or a folder")
     parser.add_argument("--water-level", type=positive_float, help="the water level d, if not the profile's")
+    budget = parser.add_argument_group("budget", "no file is larger; the tables are chosen for every image")
+    budget.add_argument("--max-bytes", type=positive_int, metavar="N", help="bytes of a file, headers included")
+    budget.add_argument("--target-bpp", type=positive_float, metavar="B", help="bits per pixel of an image")
+    levels = parser.add_argument_group("levels of a ladder profile").add_mutually_exclusive_group()
+    levels.add_argument(
+        "--level", type=int, metavar="L", help="from 0, the lowest rate; with a budget, the highest one"
+    )
+    levels.add_argument("--slope", type=float, metavar="S", help="the level at which one more costs S bytes")
+    parser.add_argument(
+        "--trellis",
+        type=_trellis,
+        default=False,
+        metavar="full|trim|WEIGHT",
+        help="weigh the error against the length of the codes: fewer bytes at equal weighted error",
+    )
+    parser.add_argument(
+        "--comment", action="store_true", help="write the profile's id and what was chosen into the file"
+    )
     parser.add_argument("--subsampling", choices=("444", "422", "420", "gray"), help="with --quality (default: 420)")
     parser.add_argument("--effort", type=int, choices=(0, 1), help="0: stored Huffman tables, 1: optimal ones")
+    parser.add_argument("--exact-huffman", action="store_true", help="at effort 1, count all of large frames too")
+    parser.add_argument("--progressive", action="store_true", help="progressive files: smaller, and slower to write")
+    parser.add_argument("--container", choices=("jfif", "lean"), default="jfif", help="lean: fewer header bytes")
+    parser.add_argument(
+        "--restart-rows", type=positive_int, default=0, metavar="N", help="a restart marker every N rows"
+    )
+    parser.add_argument(
+        "--orientation", type=int, choices=range(1, 9), metavar="1..8", help="write an EXIF orientation"
+    )
     parser.add_argument("--threads", type=positive_int, default=1, help="threads (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object per image")
+    add_raw_arguments(parser)
     add_on_error_argument(parser)
 
 
@@ -39,7 +72,9 @@ def run(args: argparse.Namespace) -> int:
     from edgejpeg.errors import DataError
     from edgejpeg.runtime.frames import read_image
 
-    encode = _encoder(args)
+    encode, described = _encoder(args)
+    if args.raw is not None:
+        return run_raw(args, encode, _write)
     jobs = _jobs(args.inputs, args.output)
     failed: list[str] = []
     for source, target in jobs:
@@ -56,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         bpp = 8 * len(data) / (height * width)
         if args.json:
             record = {"input": str(source), "output": str(target), "width": width, "height": height}
-            print(json.dumps({**record, "bytes": len(data), "bits_per_pixel": round(bpp, 4)}))
+            print(json.dumps({**record, "bytes": len(data), "bits_per_pixel": round(bpp, 4), **described()}))
         else:
             print(f"{target}  {width}x{height}  {len(data)} bytes  {bpp:.3f} bpp")
     for reason in failed:
@@ -66,30 +101,69 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _encoder(args: argparse.Namespace) -> Callable[[NDArray[np.uint8]], bytes]:
-    """What encodes one BGR image: a profile's encoder, or ordinary JPEG at a quality."""
+def _encoder(args: argparse.Namespace) -> tuple[Callable[[NDArray[np.uint8]], bytes], Callable[[], dict[str, Any]]]:
+    """What encodes one frame, with a profile or ordinary JPEG's tables, and what it says of the last one."""
     from edgejpeg.errors import InvalidInputError
     from edgejpeg.profile import load_profile
-    from edgejpeg.runtime.encoder import Encoder, encode_jpeg
+    from edgejpeg.runtime.encoder import Encoder
+    from edgejpeg.runtime.once import encode_jpeg
 
+    written = {
+        "color": encoder_color(args),
+        "yuv_range": args.yuv_range,
+        "effort": args.effort,
+        "threads": args.threads,
+        "progressive": args.progressive,
+        "container": args.container,
+        "restart_rows": args.restart_rows,
+        "orientation": args.orientation,
+        "exact_huffman": args.exact_huffman,
+    }
     if args.profile is None:
-        if args.water_level is not None:
-            raise InvalidInputError("--water-level belongs to an adaptive profile; give -p PROFILE, or leave it out")
-        return partial(
+        for name in ("water_level", "max_bytes", "target_bpp", "level", "slope", "trellis", "comment"):
+            if getattr(args, name) not in (None, False):
+                belongs = "an adaptive profile" if name == "water_level" else "a profile"
+                raise InvalidInputError(
+                    f"--{name.replace('_', '-')} belongs to {belongs}; give -p PROFILE, or leave it out"
+                )
+        encode = partial(
             encode_jpeg,
             quality=args.quality,
             subsampling=args.subsampling or "420",
-            color="bgr",
-            effort=args.effort or 0,
-            threads=args.threads,
+            **(written | {"effort": args.effort or 0}),
         )
+        return encode, dict
     profile = load_profile(args.profile)
     if args.subsampling not in (None, profile.subsampling):
         raise InvalidInputError(
             f"profile {profile.name!r} is for subsampling {profile.subsampling}, not {args.subsampling}; "
             "leave --subsampling out, or calibrate a profile for it"
         )
-    return Encoder(profile, color="bgr", effort=args.effort, threads=args.threads, water_level=args.water_level).encode
+    encoder = Encoder(
+        profile,
+        water_level=args.water_level,
+        max_bytes=args.max_bytes,
+        target_bpp=args.target_bpp,
+        level=args.level,
+        slope=args.slope,
+        trellis=args.trellis,
+        comment=args.comment,
+        **written,
+    )
+    return encoder.encode, partial(_describe, encoder)
+
+
+def _describe(encoder: Encoder) -> dict[str, Any]:
+    """What was chosen for the last image, as far as there was a choice."""
+    last = encoder.last
+    assert last is not None
+    names = ("water_level", "chroma_water_level", "scale", "level", "encodes")
+    return {name: getattr(last, name) for name in names if getattr(last, name) is not None}
+
+
+def _trellis(text: str) -> bool | str | float:
+    """``full``, ``trim`` or a positive number, for argparse."""
+    return True if text == "full" else text if text == "trim" else positive_float(text)
 
 
 def _jobs(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:

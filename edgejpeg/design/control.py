@@ -37,6 +37,12 @@ SCAN_BYTES_PER_BLOCK = (0.363, 0.062)
 HEADER_BYTES = {1: (330, 220), 3: (625, 400)}
 """Everything but the scan, by components, effort 0 (exact) and 1 (typical, as it has the optimal Huffman tables)."""
 
+NEAR_ENOUGH = 0.4
+"""An estimate within this part of the tolerance around the aim, its middle, is not improved."""
+
+REFINEMENTS = 2
+"""How often the control of an encode is corrected by an estimate, at most."""
+
 _LARGEST_RATIO = 60.0  # q / lam beyond which a coefficient is zero but for one in 10^13
 _MAX_TRIES = 16
 
@@ -233,6 +239,7 @@ def find_water_level(
     encode: Callable[[float], int],
     start: float | None = None,
     max_encodes: int = 2,
+    estimate: Callable[[float], float] | None = None,
 ) -> Match:
     """The water level at which a file has at most ``budget`` bytes, and on natural frames at least 97 % of them.
 
@@ -245,6 +252,8 @@ def find_water_level(
         encode: gives the size of the file at a control; the caller keeps what it made last.
         start: where to begin inverting the model, such as the profile's level; it saves evaluations.
         max_encodes: at least 1.
+        estimate: the size at a control, better than the model's, and cheaper than an encode: from counting the codes
+            of a part of the frame. The control is corrected by it before every encode.
 
     Raises:
         InvalidInputError: a budget that is no positive integer, or that no table can meet; the smallest size is said.
@@ -256,7 +265,21 @@ def find_water_level(
     control = invert(model, aim, start)
     best: Match | None = None
     too_large = model.lowest
+
+    def corrected(size: float) -> float:
+        """Where the model meets the aim, if it errs by the same factor there as it does at ``control``."""
+        modelled = model.bytes(control) - model.header_bytes
+        correction = (size - model.header_bytes) / modelled if modelled > 0 else 1.0
+        target = model.header_bytes + (aim - model.header_bytes) / max(correction, 0.01)
+        return max(invert(model, target, control), min(too_large * 1.01, model.highest))
+
     for encodes in range(1, _MAX_TRIES + 1):
+        for _ in range(REFINEMENTS if estimate is not None and encodes < _MAX_TRIES else 0):
+            assert estimate is not None
+            expected = float(estimate(control))
+            if abs(expected - aim) < NEAR_ENOUGH * TOLERANCE * budget:
+                break
+            control = corrected(expected)
         size = int(encode(control))
         if size <= budget and (best is None or size > best.size):
             best = Match(control, size, encodes)
@@ -275,10 +298,7 @@ def find_water_level(
         # After two that were too large, aim lower by more and more.
         if encodes >= 2:
             aim -= TOLERANCE / 2 * budget * 2 ** (encodes - 2)
-        modelled = model.bytes(control) - model.header_bytes
-        correction = (size - model.header_bytes) / modelled if modelled > 0 else 1.0
-        target = model.header_bytes + (aim - model.header_bytes) / max(correction, 0.01)
-        control = max(invert(model, target, control), min(too_large * 1.01, model.highest))
+        control = corrected(size)
         if encodes == _MAX_TRIES - 1:
             control = model.highest
     assert best is not None  # the last try is at the highest control, where a file too large raises

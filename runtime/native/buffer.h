@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 namespace edgejpeg {
 
@@ -34,6 +35,11 @@ class Buffer {
     data_ = static_cast<T*>(grown);
     capacity_ = count;
     return true;
+  }
+
+  void swap(Buffer& other) {
+    std::swap(data_, other.data_);
+    std::swap(capacity_, other.capacity_);
   }
 
   T* data() { return data_; }

@@ -15,6 +15,8 @@ constexpr double kHeaderBytes[2][2] = {{330, 220}, {625, 400}};  // one componen
 constexpr double kTolerance = 0.03;
 constexpr double kLargestRatio = 60;
 constexpr int kMaxTries = 16;
+constexpr double kNearEnough = 0.4;
+constexpr int kRefinements = 2;
 constexpr double kScaleLimit = 512;  // from 1 / this to this the scale of a table has an effect
 
 double binary_entropy(double p) {
@@ -58,7 +60,7 @@ RateModel::RateModel(const Design& design, const edgejpeg_statistics& statistics
       if (c == 0) peak = std::max(peak, 10 * design_.sensitivity[0][i]);
     }
   }
-  highest_ = std::max(power, 1e-12 * peak) * 1.000001;
+  highest_ = std::max({power, 1e-12 * peak, 1e-290}) * 1.000001;  // above 0 without sensitivities as well
   lowest_ = highest_ * 1e-12;
 }
 
@@ -166,9 +168,25 @@ BudgetSearch::BudgetSearch(const RateModel& model, size_t budget, double start, 
       control_(model.invert(aim_, start)),
       too_large_(model.lowest()) {}
 
+double BudgetSearch::corrected(double size) const {
+  const double modelled = model_.bytes(control_) - model_.header_bytes();
+  const double correction = modelled > 0 ? (size - model_.header_bytes()) / modelled : 1;
+  const double target = model_.header_bytes() + (aim_ - model_.header_bytes()) / std::max(correction, 0.01);
+  return std::max(model_.invert(target, control_), std::min(too_large_ * 1.01, model_.highest()));
+}
+
+bool BudgetSearch::refine(double expected) {
+  if (refinements_ == kRefinements || encodes_ == kMaxTries - 1) return false;
+  if (std::fabs(expected - aim_) < kNearEnough * kTolerance * budget_) return false;
+  ++refinements_;
+  control_ = corrected(expected);
+  return true;
+}
+
 bool BudgetSearch::report(size_t size) {
   const double bytes = static_cast<double>(size);
   ++encodes_;
+  refinements_ = 0;
   if (bytes <= budget_) {
     if (!met_ || size > best_size_) {
       best_control_ = control_;
@@ -189,10 +207,7 @@ bool BudgetSearch::report(size_t size) {
   if ((met_ && encodes_ >= max_encodes_) || encodes_ == kMaxTries) return false;
   // After two that were too large, aim lower by more and more.
   if (encodes_ >= 2) aim_ -= kTolerance / 2 * budget_ * std::ldexp(1.0, encodes_ - 2);
-  const double modelled = model_.bytes(control_) - model_.header_bytes();
-  const double correction = modelled > 0 ? (bytes - model_.header_bytes()) / modelled : 1;
-  const double target = model_.header_bytes() + (aim_ - model_.header_bytes()) / std::max(correction, 0.01);
-  control_ = std::max(model_.invert(target, control_), std::min(too_large_ * 1.01, model_.highest()));
+  control_ = corrected(bytes);
   if (encodes_ == kMaxTries - 1) control_ = model_.highest();
   return true;
 }

@@ -34,6 +34,8 @@ class RateModel {
   double invert(double size, double start) const;
 
   double header_bytes() const { return header_bytes_; }
+  // For segments that not every file has.
+  void add_header_bytes(double bytes) { header_bytes_ += bytes; }
   double lowest() const { return lowest_; }
   double highest() const { return highest_; }
 
@@ -53,13 +55,16 @@ class RateModel {
   double highest_ = 0;
 };
 
-// Encode at control(), report the size, until report() says that the search is over.
+// Encode at control(), report the size, until report() says that the search is over. Before each encode an estimate of
+// the size, better than the model's, may correct the control: refine() until it says that it is near enough.
 class BudgetSearch {
  public:
   // `max_encodes` >= 1: more follow only while none has met the budget.
   BudgetSearch(const RateModel& model, size_t budget, double start, int max_encodes);
 
   double control() const { return control_; }
+  // True: the control was moved, and the next estimate may move it again.
+  [[nodiscard]] bool refine(double expected);
   // False at the end.
   [[nodiscard]] bool report(size_t size);
 
@@ -70,6 +75,9 @@ class BudgetSearch {
   int encodes() const { return encodes_; }
 
  private:
+  // Where the model meets the aim, if it errs by the same factor there as it does at the control.
+  double corrected(double size) const;
+
   const RateModel& model_;
   double budget_;
   double aim_;
@@ -80,6 +88,7 @@ class BudgetSearch {
   double best_control_ = 0;
   size_t best_size_ = 0;
   int encodes_ = 0;
+  int refinements_ = 0;  // since the last encode
 };
 
 }  // namespace edgejpeg

@@ -6,8 +6,9 @@
  * An encoder belongs to one thread at a time. Different encoders may run in parallel.
  *
  *     edgejpeg_encoder* encoder = NULL;
- *     edgejpeg_options options = {EDGEJPEG_420, 0, 1};
- *     edgejpeg_image image = {pixels, width, height, 3 * width, 3, EDGEJPEG_BGR};
+ *     edgejpeg_options options = {.subsampling = EDGEJPEG_420, .threads = 1};
+ *     edgejpeg_image image = {.pixels = pixels, .width = width, .height = height,
+ *                             .row_stride = 3 * width, .pixel_stride = 3, .format = EDGEJPEG_BGR};
  *     const uint8_t* jpeg;
  *     size_t size;
  *     if (edgejpeg_encoder_create(&options, &encoder) || edgejpeg_encoder_set_tables(encoder, luma, chroma) ||
@@ -36,7 +37,9 @@ typedef enum edgejpeg_status {
   EDGEJPEG_OK = 0,
   EDGEJPEG_INVALID_ARGUMENT = 1,
   EDGEJPEG_OUT_OF_MEMORY = 2,
-  EDGEJPEG_NOT_READY = 3 /* no tables and no design given yet, or nothing encoded yet */
+  EDGEJPEG_NOT_READY = 3,        /* no tables and no design given yet, or nothing encoded yet */
+  EDGEJPEG_BUFFER_TOO_SMALL = 4, /* *size says how many bytes are needed */
+  EDGEJPEG_BUDGET_NOT_MET = 5    /* *size says the size of the smallest possible file */
 } edgejpeg_status;
 
 typedef enum edgejpeg_subsampling {
@@ -49,27 +52,75 @@ typedef enum edgejpeg_subsampling {
 typedef enum edgejpeg_pixel_format {
   EDGEJPEG_RGB = 0,
   EDGEJPEG_BGR = 1,
-  EDGEJPEG_LUMA = 2 /* one sample per pixel: always coded as one component */
+  EDGEJPEG_LUMA = 2, /* one sample per pixel: always coded as one component */
+  EDGEJPEG_NV12 = 3, /* a plane of Y; one of Cb and Cr in turn, for 2 x 2 pixels each. Even width and height */
+  EDGEJPEG_NV21 = 4, /* the same with Cr before Cb */
+  EDGEJPEG_I420 = 5, /* planes of Y, Cb and Cr, the latter for 2 x 2 pixels. Even width and height */
+  EDGEJPEG_YUYV = 6  /* Y Cb Y Cr for 2 x 1 pixels. Even width */
 } edgejpeg_pixel_format;
+
+/* What Y, Cb and Cr from a camera or a video mean (BT.601's matrix, as in JFIF). */
+typedef enum edgejpeg_range {
+  EDGEJPEG_LIMITED_RANGE = 0, /* Y 16..235, Cb and Cr 16..240, as cameras and video have it: widened to JPEG's */
+  EDGEJPEG_FULL_RANGE = 1     /* 0..255, as JPEG has it */
+} edgejpeg_range;
+
+typedef enum edgejpeg_container {
+  EDGEJPEG_JFIF = 0,
+  EDGEJPEG_LEAN = 1 /* no APP0, one DQT and one DHT segment: 34 bytes less (22 with one component) */
+} edgejpeg_container;
 
 #define EDGEJPEG_MAX_SIZE 65535
 #define EDGEJPEG_MAX_THREADS 256
 #define EDGEJPEG_MAX_COMMENT 65533
+#define EDGEJPEG_MAX_LEVELS 16
+#define EDGEJPEG_MAX_RESTART_INTERVAL 65535 /* MCUs: restart_rows times those of a row */
 
-/* Fields are int32_t, so that a value outside an enumeration is refused and not undefined. */
+/* How a coefficient becomes a level. TRIM and TRELLIS weigh the error by the design's sensitivities, or by 1 / q^2 with
+ * given tables, against the length of the codes: TRIM drops the last levels of a block, TRELLIS any. Networks notice
+ * zeroing more than the weighted error says. */
+typedef enum edgejpeg_quantization {
+  EDGEJPEG_ROUND = 0, /* or the dead zone */
+  EDGEJPEG_TRIM = 1,
+  EDGEJPEG_TRELLIS = 2
+} edgejpeg_quantization;
+
+/* All zero but `threads` is a plain encoder. Fields are int32_t, so that a value outside an enumeration is refused and
+ * not undefined. A large frame is one of 1280 x 720 pixels or more with at least 32 rows of MCUs. */
 typedef struct edgejpeg_options {
-  int32_t subsampling; /* edgejpeg_subsampling */
-  int32_t effort;      /* 0: the Huffman tables of ITU-T T.81 Annex K; 1: optimal ones for every frame */
-  int32_t threads;     /* 1..EDGEJPEG_MAX_THREADS; the bytes do not depend on it */
+  int32_t subsampling;        /* edgejpeg_subsampling */
+  int32_t effort;             /* 0: stored Huffman tables, chosen per frame; 1: optimal ones for every frame */
+  int32_t threads;            /* 1..EDGEJPEG_MAX_THREADS; the bytes do not depend on it */
+  int32_t standard_huffman;   /* 1: at effort 0 always the Huffman tables of ITU-T T.81 Annex K */
+  int32_t exact_huffman;      /* at effort 1, 1: every block is counted; 0: of large frames a sample of the rows */
+  int32_t sampled_statistics; /* 1: of large frames, every 4th row of MCUs alone is measured for the design */
+  int32_t container;          /* edgejpeg_container */
+  int32_t progressive;        /* 1: a progressive file, always with optimal Huffman tables; it decodes to the same */
+  int32_t restart_rows;       /* rows of MCUs from a restart marker to the next; 0: none. Not with progressive */
+  int32_t orientation;        /* the EXIF orientation, 1..8; 0: no EXIF */
+  int32_t quantization;       /* edgejpeg_quantization */
+  double trellis_weight; /* error per bit that TRIM and TRELLIS accept, in units of the water level, or of the noise of
+                            rounding, q^2 / 12, with given tables; 0: the default of 1.5 */
+  int32_t keep_statistics; /* 1: statistics and coefficients are kept with given tables too */
+  int32_t timing;          /* 1: the time of every stage is taken */
+  int32_t comment_control; /* 1: " d=...", " scale=..." or " level=..." ends a comment, if there is one */
 } edgejpeg_options;
 
+/* Rows may lie in any order and distance, and so may pixels of RGB, BGR and LUMA, if no sample lies in another: strides
+ * are negative where an image is mirrored, and zero only where there is nothing to step over. Nothing is read but
+ * samples. Packed RGB and BGR, and RGBx and BGRx, which have a pixel_stride of 4, are read where they lie; pixels that
+ * are further apart, or mirrored, are copied row by row. */
 typedef struct edgejpeg_image {
-  const uint8_t* pixels;  /* the first sample of the first pixel of the first row */
-  int32_t width;          /* 1..EDGEJPEG_MAX_SIZE */
-  int32_t height;         /* 1..EDGEJPEG_MAX_SIZE */
-  ptrdiff_t row_stride;   /* bytes from a row to the next; may be negative */
-  ptrdiff_t pixel_stride; /* bytes from a pixel to the next (3 for packed RGB, 4 for BGRx); may be negative */
-  int32_t format;         /* edgejpeg_pixel_format; the samples of a pixel are adjacent */
+  const uint8_t* pixels;    /* the first sample of the first pixel of the first row; of Y where there are planes */
+  int32_t width;            /* 1..EDGEJPEG_MAX_SIZE */
+  int32_t height;           /* 1..EDGEJPEG_MAX_SIZE */
+  ptrdiff_t row_stride;     /* bytes from a row to the next */
+  ptrdiff_t pixel_stride;   /* bytes from a pixel to the next: 3 for packed RGB, 4 for RGBx; always 1 for NV12, NV21 and
+                               I420, 2 for YUYV */
+  int32_t format;           /* edgejpeg_pixel_format; the samples of a pixel are adjacent */
+  const uint8_t* chroma[2]; /* NV12, NV21: [0]; I420: Cb, Cr; else not looked at */
+  ptrdiff_t chroma_stride[2]; /* bytes from a row of it to the next */
+  int32_t range;              /* edgejpeg_range, of the formats with Cb and Cr; else not looked at */
 } edgejpeg_image;
 
 /* The DCT statistics that OptS needs, per component (Y, Cb, Cr) and row-major frequency. The coefficients have the
@@ -77,11 +128,42 @@ typedef struct edgejpeg_image {
  */
 typedef struct edgejpeg_statistics {
   int32_t components; /* 1 or 3; entries beyond are zero */
-  int64_t blocks[3];
+  int64_t blocks[3];  /* that were measured */
   double mean[3][64];
   double variance[3][64];      /* population variance */
   double laplace_scale[3][64]; /* mean |C|, as OptS eq. 12 is printed */
 } edgejpeg_statistics;
+
+/* One level of a ladder: tables as for edgejpeg_encoder_set_tables, thresholds as for edgejpeg_encoder_set_dead_zone.
+ */
+typedef struct edgejpeg_level {
+  const uint8_t* luma;
+  const uint8_t* chroma; /* NULL: one-component files only */
+  const double* luma_dead_zone;
+  const double* chroma_dead_zone;
+  double rate; /* bits per pixel at its design, above 0 and rising: where a search begins */
+} edgejpeg_level;
+
+/* How the last frame was encoded. */
+typedef struct edgejpeg_result {
+  int32_t components;        /* 1 or 3 */
+  int32_t level;             /* of the ladder; -1: none */
+  int32_t encodes;           /* how often the frame was encoded; more than once for a budget only */
+  double luma_water_level;   /* raw, as it was used; 0: given tables */
+  double chroma_water_level; /* the same; 0 for one component */
+  double scale;              /* of the given tables, 1 without a budget; 0: designed ones */
+  size_t bytes;              /* of the file, and of its segments, which add up to it */
+  size_t bytes_app;          /* APP0, APP1 */
+  size_t bytes_comment;
+  size_t bytes_quantization;
+  size_t bytes_frame;
+  size_t bytes_huffman;
+  size_t bytes_scan_headers;
+  size_t bytes_entropy_coded;
+  size_t bytes_other;      /* SOI, EOI, DRI */
+  uint64_t nanoseconds[5]; /* with the option `timing`, over all threads: colour, transform (with statistics), design
+                              (with the search), quantization, entropy coding */
+} edgejpeg_result;
 
 typedef struct edgejpeg_encoder edgejpeg_encoder;
 
@@ -116,6 +198,30 @@ EDGEJPEG_API edgejpeg_status edgejpeg_encoder_set_design(edgejpeg_encoder* encod
                                                          double luma_water_level, double chroma_water_level,
                                                          int32_t q_max);
 
+/* Thresholds .5..1 in steps q, 64 each, row-major: a coefficient with |C| < t q becomes 0, others are rounded; .5 is
+ * plain rounding. For the tables or the design that the encoder has or will have; a ladder has its own. NULL: .5. */
+EDGEJPEG_API edgejpeg_status edgejpeg_encoder_set_dead_zone(edgejpeg_encoder* encoder, const double* luma,
+                                                            const double* chroma);
+
+/* 1 to EDGEJPEG_MAX_LEVELS levels in the order of rising rates, copied, and the one to take when nothing else is asked
+ * for. It takes back edgejpeg_encoder_set_slope. */
+EDGEJPEG_API edgejpeg_status edgejpeg_encoder_set_ladder(edgejpeg_encoder* encoder, const edgejpeg_level* levels,
+                                                         int32_t count, int32_t level);
+
+/* The level of all following frames; with a budget, the highest one. It takes back edgejpeg_encoder_set_slope. */
+EDGEJPEG_API edgejpeg_status edgejpeg_encoder_set_level(edgejpeg_encoder* encoder, int32_t level);
+
+/* For every following frame the level at which one more costs `slope` bytes, 0 or more, on the frame's own curve: the
+ * one that minimises size - slope * level. The curve is found by counting the codes, in a sample of the rows of large
+ * frames. With a budget, it is the highest level. */
+EDGEJPEG_API edgejpeg_status edgejpeg_encoder_set_slope(edgejpeg_encoder* encoder, double slope);
+
+/* No following file is larger: the water level of a design, the scale of given tables or the level of a ladder (the
+ * highest that fits) is found for every frame. 0 and 0: no budget; with both, the smaller one counts. Where no table
+ * meets it, edgejpeg_encoder_encode returns EDGEJPEG_BUDGET_NOT_MET. */
+EDGEJPEG_API edgejpeg_status edgejpeg_encoder_set_budget(edgejpeg_encoder* encoder, size_t max_bytes,
+                                                         double max_bits_per_pixel);
+
 /* A comment for every following file; size 0 means none. The text is copied. */
 EDGEJPEG_API edgejpeg_status edgejpeg_encoder_set_comment(edgejpeg_encoder* encoder, const char* text, size_t size);
 
@@ -123,12 +229,25 @@ EDGEJPEG_API edgejpeg_status edgejpeg_encoder_set_comment(edgejpeg_encoder* enco
 EDGEJPEG_API edgejpeg_status edgejpeg_encoder_encode(edgejpeg_encoder* encoder, const edgejpeg_image* image,
                                                      const uint8_t** data, size_t* size);
 
+/* The same into the caller's memory, which is not written to unless the whole file fits, and must not overlap the
+ * image's. EDGEJPEG_BUFFER_TOO_SMALL: *size is the size of the file. out may be NULL where capacity is 0. */
+EDGEJPEG_API edgejpeg_status edgejpeg_encoder_encode_to(edgejpeg_encoder* encoder, const edgejpeg_image* image,
+                                                        uint8_t* out, size_t capacity, size_t* size);
+
 /* The tables of the last frame, 64 values each, row-major. For a one-component file chroma is filled with zeros. */
 EDGEJPEG_API edgejpeg_status edgejpeg_encoder_tables(const edgejpeg_encoder* encoder, uint8_t* luma, uint8_t* chroma);
 
-/* The statistics of the last frame. Only tables designed per frame need them: with fixed ones, EDGEJPEG_NOT_READY. */
+/* The statistics of the last frame. With given tables only a budget, TRIM, TRELLIS and the option `keep_statistics`
+ * have them made: else EDGEJPEG_NOT_READY. */
 EDGEJPEG_API edgejpeg_status edgejpeg_encoder_statistics(const edgejpeg_encoder* encoder,
                                                          edgejpeg_statistics* statistics);
+
+EDGEJPEG_API edgejpeg_status edgejpeg_encoder_result(const edgejpeg_encoder* encoder, edgejpeg_result* result);
+
+/* The sensitivity-weighted error of the last frame by component: the sum of s (C - q K)^2 over its blocks [OptS eq.
+ * 10], with the coefficients C of the encoder's DCT and the levels K in the file; s = 1 where the encoder has no
+ * sensitivities. Where there are no statistics, EDGEJPEG_NOT_READY. */
+EDGEJPEG_API edgejpeg_status edgejpeg_encoder_swe(edgejpeg_encoder* encoder, double swe[3]);
 
 #ifdef __cplusplus
 }

@@ -27,17 +27,24 @@ struct Block {
 };
 
 // A table for the int16 DCT, in transposed order:
-// level = sign(x) * ((((|x| + correction) * reciprocal) >> 16) >> shift).
+// level = sign(x) * ((((|x| + correction) * reciprocal) >> 16) >> shift), or 0 where |x| < threshold.
 struct Quantiser {
   alignas(32) uint16_t correction[kBlockSize];
   alignas(32) uint16_t reciprocal[kBlockSize];
   alignas(32) uint16_t scale[kBlockSize];  // 2^(16 - shift): (v * scale) >> 16 is v >> shift
   alignas(32) uint16_t shift[kBlockSize];
-  bool narrow;  // no AC level can be wide
+  alignas(32) int16_t threshold[kBlockSize];  // 0: plain rounding
+  bool narrow;                                // no AC level can be wide
+  bool has_dead_zone;                         // a threshold is not 0
 };
 
-// `table`: 64 steps 1..255, row-major.
-Quantiser make_quantiser(const uint8_t* table);
+// `table`: 64 steps q, 1..255, row-major. `dead_zone`: 64 thresholds in units of q, .5..1, row-major, or nullptr. A
+// level becomes 0 where |C| is below threshold * q; .5 is plain rounding.
+Quantiser make_quantiser(const uint8_t* table, const double* dead_zone);
+
+// A threshold of a dead zone in units of a JPEG file's coefficients; 0: plain rounding, for which it may stand
+// anywhere.
+inline double dead_zone_threshold(double threshold, double step) { return threshold > 0.5 ? threshold * step : 0; }
 
 // How many of a frame's levels would differ from those of the float64 DCT, as a fraction: an estimate from above, met
 // by noise. Natural frames stay below it.

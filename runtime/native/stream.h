@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "buffer.h"
 
@@ -21,6 +22,10 @@ class ByteStream {
     return buffer_.reserve(needed > doubled ? needed : doubled, size_);
   }
   void clear() { size_ = 0; }
+  void swap(ByteStream& other) {
+    buffer_.swap(other.buffer_);
+    std::swap(size_, other.size_);
+  }
   void put(uint8_t value) { buffer_.data()[size_++] = value; }
   void put16(size_t value) {
     put(static_cast<uint8_t>(value >> 8));

@@ -167,10 +167,14 @@ uint64_t trim_block(const Coefficient* coefficients, const Trellis& trellis, uin
 
 template uint64_t trellis_block(const float*, const Trellis&, uint64_t, int8_t*);
 template uint64_t trellis_block(const float*, const Trellis&, uint64_t, int16_t*);
+template uint64_t trellis_block(const double*, const Trellis&, uint64_t, int8_t*);
+template uint64_t trellis_block(const double*, const Trellis&, uint64_t, int16_t*);
 template uint64_t trellis_block(const int16_t*, const Trellis&, uint64_t, int8_t*);
 template uint64_t trellis_block(const int16_t*, const Trellis&, uint64_t, int16_t*);
 template uint64_t trim_block(const float*, const Trellis&, uint64_t, int8_t*);
 template uint64_t trim_block(const float*, const Trellis&, uint64_t, int16_t*);
+template uint64_t trim_block(const double*, const Trellis&, uint64_t, int8_t*);
+template uint64_t trim_block(const double*, const Trellis&, uint64_t, int16_t*);
 template uint64_t trim_block(const int16_t*, const Trellis&, uint64_t, int8_t*);
 template uint64_t trim_block(const int16_t*, const Trellis&, uint64_t, int16_t*);
 

@@ -32,7 +32,7 @@ void set_trellis_rates(const uint8_t* lengths, double lambda, Trellis* trellis);
 
 // `levels`: 64 in zigzag order, rounded (with or without a dead zone), and replaced. `mask`: bit k says that the level
 // at zigzag position k >= 1 is not 0; bit 0 is clear. Returns the new mask. DC is not looked at, and a block with a
-// level beyond kMaxAcLevel is left alone. For float and int16_t coefficients, int8_t and int16_t levels.
+// level beyond kMaxAcLevel is left alone. For float, double and int16_t coefficients, int8_t and int16_t levels.
 template <typename Coefficient, typename Level>
 uint64_t trellis_block(const Coefficient* coefficients, const Trellis& trellis, uint64_t mask, Level* levels);
 

@@ -102,13 +102,15 @@ EDGEJPEG_HOOK double hook_model_invert(const FrameModel* frame, double size, dou
   return make_model(*frame).invert(size, start);
 }
 
-// found: control, size, encodes. Returns whether the budget was met.
+// `estimate` may be NULL. found: control, size, encodes. Returns whether the budget was met.
 EDGEJPEG_HOOK int32_t hook_search(const FrameModel* frame, size_t budget, double start, int32_t max_encodes,
-                                  size_t (*encode)(double control), double* found) {
+                                  size_t (*encode)(double control), double (*estimate)(double control), double* found) {
   const edgejpeg::RateModel model = make_model(*frame);
   edgejpeg::BudgetSearch search(model, budget, start, max_encodes);
-  while (search.report(encode(search.control()))) {
-  }
+  do {
+    while (estimate != nullptr && search.refine(estimate(search.control()))) {
+    }
+  } while (search.report(encode(search.control())));
   found[0] = search.best_control();
   found[1] = static_cast<double>(search.best_size());
   found[2] = search.encodes();

@@ -15,6 +15,7 @@ from numpy.ctypeslib import ndpointer
 SOURCE = Path(__file__).resolve().parent.parent
 
 ENCODE = ctypes.CFUNCTYPE(c_size_t, c_double)
+ESTIMATE = ctypes.CFUNCTYPE(c_double, c_double)
 
 
 class FrameModel(ctypes.Structure):
@@ -62,7 +63,7 @@ def load_hooks(folder: Path) -> ctypes.CDLL:
         "hook_model_invert": (c_double, [ctypes.POINTER(FrameModel), c_double, c_double]),
         "hook_search": (
             c_int32,
-            [ctypes.POINTER(FrameModel), c_size_t, c_double, c_int32, ENCODE, doubles],
+            [ctypes.POINTER(FrameModel), c_size_t, c_double, c_int32, ENCODE, ESTIMATE, doubles],
         ),
     }
     for name, (result, arguments) in signatures.items():
