@@ -7,12 +7,13 @@ import math
 import numpy as np
 import pytest
 
+from edgejpeg import encode_jpeg
 from edgejpeg.errors import DataError, InvalidInputError
 from edgejpeg.jpeg.markers import parse_jpeg
 from edgejpeg.jpeg.tables import QuantTable, ijg_tables
 from edgejpeg.learn.rates import MAX_LEVELS, ijg_profile, measure_rates, settings_of
 from edgejpeg.profile import Level, Profile, load_profile
-from edgejpeg.runtime.encoder import Encoder, encode_jpeg
+from edgejpeg.runtime.encoder import Encoder
 
 _encoders = {}
 
