@@ -40,7 +40,8 @@ Pixels = NDArray[np.uint8]
 
 NETWORKS = ("squeezenet1_1", "efficientnet_lite0", "mobilenet_v2")
 RATES = {"squeezenet1_1": (0.35, 1.2), "efficientnet_lite0": (0.3, 1.0), "mobilenet_v2": (0.3, 1.0)}
-QUALITIES = (8, 12, 17, 24, 34, 48, 66, 85)
+QUALITIES = (8, 12, 18, 27, 40, 60, 80)
+LEVELS = (0, 2, 4, 6, 7)  # of the ladder that adapt writes
 LOSSES = (0.03, 0.045, 0.06, 0.075, 0.09, 0.105, 0.12)  # of top-1, where bytes are compared
 RESAMPLES = 1000
 COLOURS = ("#6B6B6B", "#0072B2", "#D55E00")
@@ -144,16 +145,17 @@ def run_measure(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     images, labels = validation_images(args.shared / "images" / "imagenet-val800", args.images)
     weights = bootstrap_weights(len(images), resamples=RESAMPLES)
-    results = json.loads(args.json.read_text(encoding="utf-8"))["networks"] if args.json.exists() else {}
+    results: dict[str, Any] = {}
     for name in args.networks:
         if (args.runs / f"{name}-{next(iter(ARMS))}" / "weights.safetensors").exists():
             results[name] = measure_network(name, args, images, labels, weights)
+    if args.json.exists():  # measured before, others perhaps in the meantime
+        results = json.loads(args.json.read_text(encoding="utf-8"))["networks"] | results
     document = {
         "benchmark": "adaptation",
-        "images": len(images),
         "reference": "libjpeg-turbo (Pillow), IJG tables, optimal Huffman tables, 4:2:0, frozen network",
         "interval": f"95 %, paired bootstrap by image, {RESAMPLES} resamples",
-        "networks": results,
+        "networks": {name: results[name] for name in NETWORKS if name in results},
     }
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -200,6 +202,7 @@ def measure_network(
 
     reference = curve(frozen, [(f"quality {q}", ijg_encoder(q)) for q in QUALITIES])
     result: dict[str, Any] = {
+        "images": len(images),
         "clean_top1": bootstrap_mean(right, weights).to_dict(),
         "frozen": summary(reference, weights),
         "arms": {},
@@ -210,7 +213,7 @@ def measure_network(
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         adapted = load_network(name, args.shared, folder / "weights.safetensors")
         profile = load_profile(folder / "profile.toml")
-        levels = [(f"level {i}", profile_encoder(encode, profile.at_level(i))) for i in range(len(profile.levels))]
+        levels = [(f"level {i}", profile_encoder(encode, profile.at_level(i))) for i in LEVELS]
         ours = curve(adapted, levels)
         correct = logits(adapted, images).argmax(axis=1) == labels
         result["arms"][folder.name.rpartition("-")[2]] = {
@@ -358,10 +361,9 @@ def run_plot(args: argparse.Namespace) -> None:
         one.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("top-1")
     axes[0].legend(loc="lower right", frameon=False)
-    figure.supxlabel(
-        f"{document['images']} validation images, 4:2:0, optimal Huffman tables; bands: 95 %; dotted: frozen, clean",
-        fontsize=8.5, color="#666666", x=0.01, ha="left",
-    )  # fmt: skip
+    counts = " / ".join(str(entry["images"]) for entry in networks.values())
+    note = f"{counts} validation images, 4:2:0, optimal Huffman tables; bands: 95 %; dotted: frozen, clean"
+    figure.supxlabel(note, fontsize=8.5, color="#666666", x=0.01, ha="left")
     figure.savefig(args.output)
 
 

@@ -80,7 +80,7 @@ def test_the_plot_is_drawn_from_the_json(benchmark, tmp_path):
         "top1": [{"value": 0.5, "low": 0.4, "high": 0.6, "level": 0.95}] * 2,
     }
     arms = {arm: {"curve": curve} for arm in benchmark.ARMS}
-    document = {"images": 8, "networks": {"tiny": {"frozen": curve, "arms": arms, "clean_top1": {"value": 0.6}}}}
+    document = {"networks": {"tiny": {"images": 8, "frozen": curve, "arms": arms, "clean_top1": {"value": 0.6}}}}
     (tmp_path / "a.json").write_text(json.dumps(document))
     benchmark.run_plot(Namespace(json=tmp_path / "a.json", output=tmp_path / "a.png"))
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

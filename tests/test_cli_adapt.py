@@ -141,6 +141,10 @@ def test_an_interrupted_run_is_resumed(folder, tmp_path, capsys, monkeypatch):
     assert calls == [0, 1, 2, 3, 2, 3]
     assert (parts / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
     assert (parts / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    before = json.loads((parts / "run.json").read_text())["candidates"]
+    assert adapt(capsys, *common(folder, parts, "--target-bpp", 2, "--resume", "--clean-limit", 90))[0] == 0
+    report = json.loads((parts / "run.json").read_text())  # a finished run only chooses anew
+    assert len(calls) == 6 and report["candidates"] == before and report["options"]["clean_limit"] == 0.9
 
 
 def test_what_is_lost_on_clean_images_is_said(folder, tmp_path, capsys):
@@ -155,7 +159,7 @@ def test_what_is_lost_on_clean_images_is_said(folder, tmp_path, capsys):
 def test_a_loss_that_is_nan_is_one_line(folder, tmp_path, capsys):
     code, _, err = adapt(capsys, *common(folder, tmp_path / "run", "--target-bpp", 2, "--lr", "1e30"))
     assert code == 1 and "Traceback" not in err
-    assert "of 4; the last checkpoint is good: try a lower --lr" in err
+    assert "of 4; the last checkpoint, if any, is good: try a lower --lr" in err
 
 
 def test_damaged_images(folder, tmp_path, capsys):

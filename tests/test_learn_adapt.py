@@ -236,7 +236,7 @@ def test_a_loss_that_is_nan_stops_and_the_checkpoint_stays(network, photos, rate
     with pytest.raises(KeyboardInterrupt):
         train(network, photos, rates, good, folder=store, progress=interrupting(2))
     before = (store.path / "checkpoint.pt").read_bytes()
-    with pytest.raises(ModelError, match=r"step 3 of 6; the last checkpoint is good"):
+    with pytest.raises(ModelError, match=r"step 3 of 6; the last checkpoint, if any, is good"):
         broken = AdaptOptions(epochs=2, batch_size=8, learning_rate=1e30, checkpoint_every=100)
         train(network, photos, rates, broken, folder=store, resume=True)
     assert (store.path / "checkpoint.pt").read_bytes() == before
@@ -244,7 +244,7 @@ def test_a_loss_that_is_nan_stops_and_the_checkpoint_stays(network, photos, rate
 
 
 def test_weights_that_no_longer_answer_are_named_after_the_epoch(network, photos, rates):
-    with pytest.raises(ModelError, match=r"NaN or infinite after step 1 of 1; the last checkpoint is good"):
+    with pytest.raises(ModelError, match=r"NaN or infinite after step 1 of 1; the last checkpoint, if any, is good"):
         train(network, photos, rates, AdaptOptions(epochs=1, batch_size=24, learning_rate=1e30))
 
 

@@ -21,8 +21,9 @@ from edgejpeg.cli.arguments import add_data_arguments, add_model_arguments, posi
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgejpeg.learn.adapt import Adapted, AdaptOptions, Decode
+    from edgejpeg.learn.adapt import Adapted, AdaptOptions
     from edgejpeg.learn.crops import Photos
+    from edgejpeg.learn.held_out import Decode
     from edgejpeg.learn.rates import Encode, RateRange
     from edgejpeg.learn.runs import RunFolder
     from edgejpeg.models import LoadedModel

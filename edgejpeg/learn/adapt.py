@@ -13,9 +13,10 @@ from __future__ import annotations
 import copy
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,17 +26,14 @@ from torch.nn import functional as F  # noqa: N812  (torch's own name for it)
 
 from edgejpeg.errors import InvalidInputError, ModelError
 from edgejpeg.learn.crops import Photos, Pixels, random_crop, stacked
+from edgejpeg.learn.held_out import Decode, Figures, HeldOut
 from edgejpeg.learn.rates import Encode, RateRange
 from edgejpeg.learn.runs import RunFolder
 
-Decode = Callable[[bytes], Pixels]
-"""From a JPEG file to (H, W, 3) uint8 RGB."""
-
-HELD_OUT_POINTS = 3  # rates at which the held-out images are measured after every epoch
 MIXES = (1.0, 0.85, 0.7, 0.5, 0.35, 0.2)
 """Parts of the way from the original weights to the trained ones, of which the held-out images choose one."""
 
-_ADVICE = "the last checkpoint is good: try a lower --lr in another folder"
+_ADVICE = "the last checkpoint, if any, is good: try a lower --lr in another folder"
 
 
 _NOT_OF_THE_STEPS = ("workers", "checkpoint_every", "clean_limit")
@@ -98,32 +96,6 @@ class AdaptOptions:
     def trajectory(self) -> dict[str, Any]:
         """The options that the trained weights depend on: a resumed run must share them."""
         return {key: value for key, value in asdict(self).items() if key not in _NOT_OF_THE_STEPS}
-
-
-@dataclass(frozen=True)
-class Figures:
-    """A network on the held-out images, against the original on the clean ones.
-
-    Attributes:
-        bpp: mean bits per pixel of the files at each point.
-        kl: mean KL(original(clean) || network(decoded)) in nats at each point.
-        agreement: part of the images whose top-1 on the decoded image is the original's on the clean one.
-        clean_kl, clean_agreement: the same on clean images, without any file.
-        clean_loss: an estimate of the top-1 lost on clean images that needs no labels: the mean of what the original's
-            softmax gives to its own top-1 minus what it gives to the network's. Never negative: 0 for the original.
-    """
-
-    bpp: tuple[float, ...]
-    kl: tuple[float, ...]
-    agreement: tuple[float, ...]
-    clean_kl: float
-    clean_agreement: float
-    clean_loss: float
-
-    @property
-    def score(self) -> float:
-        """The mean of log KL over the points; less is better."""
-        return sum(math.log(max(value, 1e-12)) for value in self.kl) / len(self.kl)
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,18 +215,14 @@ class _Run:
         self.history: list[dict[str, Any]] = []
 
     def start(self) -> None:
-        """Measure the original; what the held-out images cost and look like does not change."""
-        images = self.photos.held_out
-        self.points = self.rates.points(HELD_OUT_POINTS)
-        self.sets: list[list[Pixels]] = []
-        bpp = []
-        for index in self.points:
-            files = [self.encode(image, self.rates.settings[index]) for image in images]
-            bpp.append(sum(map(len, files)) * 8 / sum(image.shape[0] * image.shape[1] for image in images))
-            self.sets.append([self.decode(data) for data in files])
-        self.bpp = tuple(bpp)
-        self.reference = self._log_softmax(
-            self.original, images, "the network's logits are NaN or infinite; check its weights"
+        """Measure the original."""
+        self.held_out = HeldOut(
+            self.photos.held_out,
+            self.rates,
+            self.encode,
+            self.decode,
+            partial(self._logits, self.original),
+            batch_size=self.batch_size,
         )
         self.before = self._figures(self.original, 0)
 
@@ -387,34 +355,11 @@ class _Run:
 
     def _figures(self, network: nn.Module, step: int) -> Figures:
         problem = f"the logits are NaN or infinite after step {step} of {self.steps}; {_ADVICE}"
-        answers = [self._compare(network, images, problem) for images in (self.photos.held_out, *self.sets)]
-        clean_kl, clean_agreement, clean_loss = answers[0]
-        return Figures(
-            bpp=self.bpp,
-            kl=tuple(answer[0] for answer in answers[1:]),
-            agreement=tuple(answer[1] for answer in answers[1:]),
-            clean_kl=clean_kl,
-            clean_agreement=clean_agreement,
-            clean_loss=clean_loss,
-        )
+        return self.held_out.figures(partial(self._logits, network), problem)
 
-    def _compare(self, network: nn.Module, images: Sequence[Pixels], problem: str) -> tuple[float, float, float]:
-        """Mean KL, top-1 agreement, and the probability that the original gives up by the network's top-1."""
-        answer = self._log_softmax(network, images, problem)
-        probabilities = self.reference.exp()
-        kl = (probabilities * (self.reference - answer)).sum(dim=1).mean()
-        own, top = self.reference.argmax(dim=1), answer.argmax(dim=1)
-        given_up = probabilities.gather(1, own[:, None]) - probabilities.gather(1, top[:, None])
-        return max(float(kl), 0.0), float((own == top).double().mean()), float(given_up.mean())
-
-    def _log_softmax(self, network: nn.Module, images: Sequence[Pixels], problem: str) -> Tensor:
-        """(images, classes) float64 on the CPU; ``problem`` is said when one is not finite."""
-        parts = []
+    def _logits(self, network: nn.Module, images: Pixels) -> Any:
         with torch.no_grad(), self._autocast():
-            for first in range(0, len(images), self.batch_size):
-                logits = network(self._normalised(stacked(images[first : first + self.batch_size])))
-                parts.append(_checked(logits, problem).double().cpu().log_softmax(1))
-        return torch.cat(parts)
+            return network(self._normalised(images))
 
     def _normalised(self, images: Pixels) -> Tensor:
         rgb = torch.from_numpy(images).to(self.device, torch.float32)
@@ -436,15 +381,6 @@ def _blended(original: Mapping[str, Tensor], trained: Mapping[str, Tensor], mix:
         name: torch.lerp(value, trained[name], mix) if value.is_floating_point() else value
         for name, value in original.items()
     }
-
-
-def _checked(logits: Any, problem: str) -> Tensor:
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(f"adaptation needs (N, classes) logits; the network gave {shape}")
-    if not bool(torch.isfinite(logits).all()):
-        raise ModelError(problem)
-    return logits.float()
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
