@@ -45,7 +45,7 @@ LEVELS = (0, 2, 4, 6, 7)  # of the ladder that adapt writes
 LOSSES = (0.03, 0.045, 0.06, 0.075, 0.09, 0.105, 0.12)  # of top-1, where bytes are compared
 RESAMPLES = 1000
 COLOURS = ("#6B6B6B", "#0072B2", "#D55E00")
-RUN_KEYS = ("rates", "images", "options", "steps", "mix", "before", "after", "clean_limit_met", "seconds")
+RUN_KEYS = ("rates", "images", "options", "steps", "mix", "before", "after", "clean_limit_met")
 ARMS = {"guarded": 0.01, "unguarded": 0.99}  # how much top-1 on clean images the choice may cost, as held out
 
 
