@@ -39,10 +39,11 @@ _LARGEST_SIZE = 10  # of an AC level in baseline JPEG: magnitudes up to 1023
 _HEADER = {1: 120, 3: 193}  # bytes of all segments but DHT, by components
 _DHT = 21  # bytes of a Huffman table's segment without its symbols
 _STUFFING = 1.0039  # bytes of a scan over those before 0x00 is put behind 0xFF
-_STANDARD = (
-    (huffman.STANDARD_DC_LUMA, huffman.STANDARD_AC_LUMA),
-    (huffman.STANDARD_DC_CHROMA, huffman.STANDARD_AC_CHROMA),
+_STORED: tuple[tuple[Sequence[HuffmanTable], Sequence[HuffmanTable]], ...] = (
+    ((huffman.STANDARD_DC_LUMA,), (huffman.STANDARD_AC_LUMA,)),
+    ((huffman.STANDARD_DC_CHROMA,), (huffman.STANDARD_AC_CHROMA,)),
 )
+"""For luma and for chroma the DC and the AC tables among which the encoder chooses at effort 0."""
 
 
 def file_bytes(
@@ -131,13 +132,13 @@ class _SlotBits(torch.autograd.Function):
         dc_sizes = _sizes(differences.abs())
         dc_counts = _histogram(dc_sizes + 256 * torch.arange(images, device=levels.device)[:, None], images)
         dc_counts[:, 0] += padding
-        dc_table, ac_table = _STANDARD[slot]
+        dc_tables, ac_tables = _STORED[slot]
         bits = dc_sizes.sum(1, dtype=torch.float64)
         bits += torch.bincount(symbols.image, symbols.size.double(), minlength=images)
-        for counts, table in ((dc_counts, dc_table), (ac_counts, ac_table)):
-            bits += _code_bits(counts, table, effort)
+        for counts, tables in ((dc_counts, dc_tables), (ac_counts, ac_tables)):
+            bits += _code_bits(counts, tables, effort)
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            lengths = [_expected_lengths(dc_counts, dc_table, effort), _expected_lengths(ac_counts, ac_table, effort)]
+            lengths = [_expected_lengths(dc_counts, dc_tables, effort), _expected_lengths(ac_counts, ac_tables, effort)]
             by_magnitude, by_threshold = _ac_gradient(magnitudes, threshold, ac, symbols, lengths[1])
             by_level = by_magnitude.mul_(levels.sign())
             by_level[..., 0] = _dc_gradient(levels[..., 0], components, lengths[0])
@@ -223,15 +224,21 @@ def _histogram(keys: Tensor, images: int) -> Tensor:
     return torch.bincount(keys.reshape(-1), minlength=256 * images).view(images, 256).double()
 
 
-def _code_bits(counts: Tensor, table: HuffmanTable, effort: int) -> Tensor:
+def _code_bits(counts: Tensor, tables: Sequence[HuffmanTable], effort: int) -> Tensor:
     """(N,) bits of the codes of all symbols, and of the DHT segment."""
     if effort == 0:
-        return counts @ counts.new_tensor(_table_lengths(table)) + 8 * (_DHT + len(table.symbols))
+        return (counts @ _stored_lengths(counts, tables)).amin(1) + 8 * (_DHT + len(tables[0].symbols))
     bits = [float(n @ optimal_lengths(n)) + 8 * (_DHT + np.count_nonzero(n)) for n in counts.cpu().numpy()]
     return counts.new_tensor(bits)
 
 
-@functools.lru_cache(maxsize=8)
+def _stored_lengths(counts: Tensor, tables: Sequence[HuffmanTable]) -> Tensor:
+    """(256, tables) float64: the code lengths of each stored table, 16 for symbols that it does not have."""
+    lengths = counts.new_tensor(np.stack([_table_lengths(table) for table in tables], axis=1))
+    return torch.where(lengths > 0, lengths, 16.0)
+
+
+@functools.lru_cache(maxsize=32)
 def _table_lengths(table: HuffmanTable) -> NDArray[np.float64]:
     lengths = np.zeros(256)
     for symbol, (_, length) in table.codes().items():
@@ -265,15 +272,15 @@ def optimal_lengths(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     return lengths[:256]
 
 
-def _expected_lengths(counts: Tensor, table: HuffmanTable, effort: int) -> Tensor:
+def _expected_lengths(counts: Tensor, tables: Sequence[HuffmanTable], effort: int) -> Tensor:
     """(256,) float64: what one more of a symbol costs, over all images; 16 bits where it has no code.
 
     With optimal tables d(n H) / d n_s = -log2 p_s: the codes follow the symbols.
     """
-    if effort == 0:
-        lengths = counts.new_tensor(_table_lengths(table))
-        return torch.where(lengths > 0, lengths, 16.0)
     pooled = counts.sum(0)
+    if effort == 0:
+        lengths = _stored_lengths(counts, tables)
+        return lengths[:, (pooled @ lengths).argmin()]
     return (pooled.sum() / (pooled + 0.25)).log2().clamp(1, 16)
 
 
