@@ -12,8 +12,8 @@ image_module = pytest.importorskip("PIL.Image")
 pytest.importorskip("tqdm")
 
 from edgejpeg import cli  # noqa: E402
-from edgejpeg.learn import tables  # noqa: E402
-from edgejpeg.models import register_model, registry  # noqa: E402
+from edgejpeg.learn import open_data, tables  # noqa: E402
+from edgejpeg.models import create_model, register_model, registry  # noqa: E402
 from edgejpeg.profile import load_profile  # noqa: E402
 from edgejpeg.runtime.encoder import Encoder  # noqa: E402
 
@@ -49,13 +49,12 @@ def learn(capsys, *arguments):
 
 
 def mean_rate(encode, folder, seed=0, count=10):
-    files = sorted(folder.glob("*.png"))
-    total = 0
-    for index in np.random.default_rng(seed).permutation(len(files))[:count]:
-        image = image_module.open(files[index]).convert("RGB")
-        left, top = round((image.width - 64) / 2), round((image.height - 64) / 2)
-        total += len(encode(np.asarray(image.crop((left, top, left + 64, top + 64)))))
-    return total * 8 / (count * 64 * 64)
+    model = create_model("tiny")
+    batches = open_data(folder).batches(
+        count, size=model.input_size, resize=model.resize, interpolation=model.interpolation, seed=seed
+    )
+    batch = next(iter(batches))
+    return sum(len(encode(np.ascontiguousarray(i.transpose(1, 2, 0)))) for i in batch.images) * 8 / (count * 64 * 64)
 
 
 def test_a_fixed_profile_comes_out(folder, tmp_path, capsys):

@@ -13,7 +13,7 @@ from edgejpeg.jpeg.reference import component_blocks, encode_reference  # noqa: 
 from edgejpeg.jpeg.tables import QuantTable, ijg_tables  # noqa: E402
 from edgejpeg.learn.entropy import file_bytes, optimal_lengths  # noqa: E402
 from edgejpeg.learn.transform import coefficients_from_rgb  # noqa: E402
-from edgejpeg.runtime.encoder import encode_jpeg  # noqa: E402
+from edgejpeg.runtime.once import encode_jpeg  # noqa: E402
 
 
 def coefficients(image, subsampling):

@@ -11,19 +11,17 @@ torch = pytest.importorskip("torch")
 
 from edgejpeg.errors import DataError, InvalidInputError, ModelError  # noqa: E402
 from edgejpeg.evaluate.metrics import kl_divergence  # noqa: E402
-from edgejpeg.jpeg.reference import encode_reference  # noqa: E402
 from edgejpeg.jpeg.tables import ijg_tables  # noqa: E402
 from edgejpeg.learn import table_search, tables  # noqa: E402
 from edgejpeg.learn.tables import learn_tables  # noqa: E402
+from edgejpeg.runtime.encoder import Encoder  # noqa: E402
+from edgejpeg.runtime.once import encode_jpeg  # noqa: E402
 
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 60.0, 60.0)
 
 
-def reference_encoder(profile):
-    zones = profile.dead_zone and [profile.dead_zone.luma, profile.dead_zone.chroma]
-    return lambda image: encode_reference(
-        image, (profile.luma, profile.chroma), profile.subsampling, effort=profile.effort, dead_zones=zones
-    )
+def make_encoder(profile):
+    return Encoder(profile, color="rgb").encode
 
 
 @pytest.fixture
@@ -52,12 +50,12 @@ def convolutions():
 
 
 def learn(network, pictures, rates, **options):
-    options = {"make_encoder": reference_encoder, "steps": 6, "batch_size": 4, "effort": 0, **options}
+    options = {"make_encoder": make_encoder, "steps": 6, "batch_size": 4, "effort": 0, **options}
     return learn_tables(network, pictures, mean=MEAN, std=STD, rates=rates, **options)
 
 
 def real_rate(profile, pictures):
-    encode = reference_encoder(profile)
+    encode = make_encoder(profile)
     sizes = [len(encode(np.ascontiguousarray(image.transpose(1, 2, 0)))) for image in pictures]
     return sum(sizes) * 8 / (pictures.size / 3)
 
@@ -104,12 +102,12 @@ def test_a_network_that_sees_block_means_gets_them(pictures):
         return kl_divergence(clean.numpy(), compressed.numpy()).mean()
 
     def ordinary(image):
-        return encode_reference(image, ijg_tables(40), "420", effort=1)
+        return encode_jpeg(image, quality=40, effort=1)
 
     rate = sum(len(ordinary(np.ascontiguousarray(i.transpose(1, 2, 0)))) for i in pictures) * 8 / (pictures.size / 3)
     learned = learn(network, pictures, [rate], steps=40, effort=1)
     profile = learned.profile("means")
-    ours = divergence(reference_encoder(profile))
+    ours = divergence(make_encoder(profile))
     assert real_rate(profile, pictures) == pytest.approx(rate, rel=0.02)
     assert ours < 0.5 * divergence(ordinary)
     assert profile.luma.array[0, 0] < 0.5 * ijg_tables(40)[0].array[0, 0]

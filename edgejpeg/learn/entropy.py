@@ -104,7 +104,7 @@ def file_bytes(
 class _Symbols(NamedTuple):
     """The nonzero AC levels of a slot, in scan order: arrays of one entry each."""
 
-    index: Tensor  # into (N * blocks * 64), zigzag
+    place: Tensor  # into (N * blocks * 64), zigzag
     frequency: Tensor
     image: Tensor
     size: Tensor
@@ -193,7 +193,7 @@ def _sizes(magnitudes: Tensor) -> Tensor:
 
 def _differences(dc: Tensor, components: int) -> Tensor:
     """``(N, blocks)`` to the differences to the block before, each component beginning at 0."""
-    chains = dc.unflatten(1, (components, -1))
+    chains = dc.view(len(dc), components, -1)
     return torch.diff(chains, dim=2, prepend=torch.zeros_like(chains[..., :1])).flatten(1)
 
 
@@ -293,28 +293,28 @@ def _ac_gradient(
     flat = magnitudes.view(-1)
     gradient = torch.zeros_like(flat)
     # Size categories: an octave each.
-    large = (flat[symbols.index] >= 2**0.5 - 0.5).nonzero().squeeze(1)
-    magnitude = flat[symbols.index[large]]
+    large = (flat[symbols.place] >= 2**0.5 - 0.5).nonzero().squeeze(1)
+    magnitude = flat[symbols.place[large]]
     run = (symbols.frequency - symbols.previous - 1)[large]
     size = (magnitude + 0.5).log2().round().long().clamp(1, _LARGEST_SIZE)
     step = (cost[run, size + 1] - cost[run, size] + 1).clamp(min=0)
-    gradient[symbols.index[large]] = (step / ((magnitude + 0.5) * math.log(2))).to(gradient.dtype)
+    gradient[symbols.place[large]] = (step / ((magnitude + 0.5) * math.log(2))).to(gradient.dtype)
     # Zero or one: levels of 1 and zeros within the kernel.
     ones = (symbols.size == 1).nonzero().squeeze(1)
-    near = (flat[symbols.index[ones]] < threshold[symbols.frequency[ones]] + KERNEL_HALF_WIDTH).nonzero().squeeze(1)
+    near = (flat[symbols.place[ones]] < threshold[symbols.frequency[ones]] + KERNEL_HALF_WIDTH).nonzero().squeeze(1)
     ones = ones[near]
     low = threshold - KERNEL_HALF_WIDTH
     low = torch.cat([low.new_full((1,), math.inf), low[1:]])  # DC is not among them
     zeros = ((ac == 0) & (magnitudes > low)).view(-1).nonzero().squeeze(1)
-    place = torch.searchsorted(symbols.index, zeros)
-    padded = torch.cat([symbols.index, symbols.index.new_full((1,), -64)])
+    place = torch.searchsorted(symbols.place, zeros)
+    padded = torch.cat([symbols.place, symbols.place.new_full((1,), -64)])
     before, behind = padded[place - 1], padded[place]  # place - 1 = -1 is the last entry, of no block
     previous = torch.where((before >> 6 == zeros >> 6) & (place > 0), before & 63, 0)
     has_following = behind >> 6 == zeros >> 6
     following = torch.where(has_following, behind & 63, 64)
     sizes = torch.cat([symbols.size, symbols.size.new_zeros(1)])
     following_size = torch.where(has_following, sizes[place], 0)
-    where = torch.cat([symbols.index[ones], zeros])
+    where = torch.cat([symbols.place[ones], zeros])
     frequency = where & 63
     previous = torch.cat([symbols.previous[ones], previous])
     following = torch.cat([symbols.following[ones], following])
@@ -345,6 +345,6 @@ def _dc_gradient(dc: Tensor, components: int, lengths: Tensor) -> Tensor:
     steps = (torch.diff(lengths[:13]) + 1).clamp(min=0).to(dc.dtype)
     size = (magnitude + 0.5).log2().round().long().clamp(1, 11)
     slope = torch.where(magnitude < 1, steps[0], steps[size] / ((magnitude + 0.5) * math.log(2)))
-    slope = (slope * difference.sign()).unflatten(1, (components, -1))
+    slope = (slope * difference.sign()).view(len(dc), components, -1)
     behind = torch.cat([slope[..., 1:], torch.zeros_like(slope[..., :1])], dim=2)
     return (slope - behind).flatten(1)
