@@ -36,7 +36,7 @@ from edgejpeg.models import LoadedModel, create_model
 from edgejpeg.profile import Profile, load_profile
 from edgejpeg.runtime.encoder import Encoder
 
-QUALITIES = (10, 14, 20, 28, 36, 44, 52, 60, 68, 75, 81, 85, 88, 90)
+QUALITIES = (11, 16, 24, 34, 48, 64, 78, 86, 90)
 RESAMPLES = 2000
 
 Encode = Callable[[NDArray[np.uint8]], bytes]

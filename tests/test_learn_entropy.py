@@ -11,7 +11,7 @@ from edgejpeg.errors import InvalidInputError  # noqa: E402
 from edgejpeg.jpeg import huffman  # noqa: E402
 from edgejpeg.jpeg.reference import component_blocks, encode_reference  # noqa: E402
 from edgejpeg.jpeg.tables import QuantTable, ijg_tables  # noqa: E402
-from edgejpeg.learn.entropy import file_bytes, optimal_lengths  # noqa: E402
+from edgejpeg.learn.entropy import STANDARD_CHOICES, file_bytes, optimal_lengths  # noqa: E402
 from edgejpeg.learn.transform import coefficients_from_rgb  # noqa: E402
 from edgejpeg.runtime.once import encode_jpeg  # noqa: E402
 
@@ -73,6 +73,23 @@ def test_synthetic_images(rng):
                 # Where content repeats, so do bytes of 0xFF: more or fewer are stuffed than in the mean.
                 real = len(data) - data.count(b"\xff\x00")
                 assert estimate(image, ijg_tables(quality), effort=effort) == pytest.approx(real, rel=0.01, abs=3)
+
+
+def test_each_image_takes_the_cheapest_stored_tables(photo):
+    image, tables = photo(160, 160), ijg_tables(70)
+    symbols = np.bincount(np.random.default_rng(0).integers(0, 12, 500), minlength=256)
+    poor = huffman.optimal_table(symbols)  # lacks nearly every AC symbol
+    levels = [c / q for c, q in zip(coefficients(image, "420"), steps_of(tables), strict=True)]
+
+    def size(luma_ac):
+        stored = (((huffman.STANDARD_DC_LUMA,), luma_ac), STANDARD_CHOICES[1])
+        return float(file_bytes(levels, (160, 160), "420", effort=0, stored=stored))
+
+    standard = size((huffman.STANDARD_AC_LUMA,))
+    assert standard == pytest.approx(estimate(image, tables, effort=0))
+    assert size((huffman.STANDARD_AC_LUMA, poor)) == standard
+    better = size((huffman.STANDARD_AC_LUMA, huffman.STANDARD_AC_CHROMA))
+    assert better <= standard and better == min(standard, size((huffman.STANDARD_AC_CHROMA,)))
 
 
 def test_a_batch_is_its_images(photo):

@@ -39,11 +39,15 @@ _LARGEST_SIZE = 10  # of an AC level in baseline JPEG: magnitudes up to 1023
 _HEADER = {1: 120, 3: 193}  # bytes of all segments but DHT, by components
 _DHT = 21  # bytes of a Huffman table's segment without its symbols
 _STUFFING = 1.0039  # bytes of a scan over those before 0x00 is put behind 0xFF
-_STORED: tuple[tuple[Sequence[HuffmanTable], Sequence[HuffmanTable]], ...] = (
+
+Choices = tuple[Sequence[HuffmanTable], Sequence[HuffmanTable]]
+"""DC and AC tables among which an encoder chooses for an image."""
+
+STANDARD_CHOICES: tuple[Choices, Choices] = (
     ((huffman.STANDARD_DC_LUMA,), (huffman.STANDARD_AC_LUMA,)),
     ((huffman.STANDARD_DC_CHROMA,), (huffman.STANDARD_AC_CHROMA,)),
 )
-"""For luma and for chroma the DC and the AC tables among which the encoder chooses at effort 0."""
+"""For luma and chroma the tables of Annex K alone."""
 
 
 def file_bytes(
@@ -53,6 +57,7 @@ def file_bytes(
     *,
     thresholds: Sequence[Tensor] | None = None,
     effort: int = 1,
+    stored: Sequence[Choices] = STANDARD_CHOICES,
 ) -> Tensor:
     """The size of each image's file in bytes, differentiable in the levels and in the thresholds.
 
@@ -64,7 +69,8 @@ def file_bytes(
         subsampling: ``"444"``, ``"422"``, ``"420"`` or ``"gray"``.
         thresholds: for luma and chroma, ``(8, 8)`` float, .5 to 1: |level| below it becomes 0 (see
             :class:`~edgejpeg.profile.DeadZone`; DC is always rounded). None is plain rounding.
-        effort: 0 for the standard Huffman tables, 1 for tables made for each file.
+        effort: 0 for stored Huffman tables, 1 for tables made for each file.
+        stored: for luma and chroma the tables that are stored; of several, each image takes the cheapest.
 
     Returns:
         ``(N,)``, of the dtype of the levels. No derivative by an AC magnitude is negative, by a threshold positive.
@@ -94,7 +100,7 @@ def file_bytes(
         threshold = levels[0].new_full((64,), 0.5) if thresholds is None else thresholds[slot].reshape(64)[_zigzag()]
         padding = len(mine) * (mcus[0] * v * mcus[1] * h - real[0] * real[1])
         bits: Tensor = _SlotBits.apply(  # type: ignore[no-untyped-call]
-            torch.cat(scanned, dim=1), threshold, len(mine), padding, slot, effort
+            torch.cat(scanned, dim=1), threshold, len(mine), padding, stored[slot] if effort == 0 else None
         )
         total = bits if total is None else total + bits
     assert total is not None
@@ -118,7 +124,7 @@ class _SlotBits(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, levels: Tensor, threshold: Tensor, components: int, padding: int, slot: int, effort: int
+        ctx: Any, levels: Tensor, threshold: Tensor, components: int, padding: int, stored: Choices | None
     ) -> Tensor:
         images, blocks = levels.shape[:2]
         magnitudes = levels.abs()
@@ -132,13 +138,13 @@ class _SlotBits(torch.autograd.Function):
         dc_sizes = _sizes(differences.abs())
         dc_counts = _histogram(dc_sizes + 256 * torch.arange(images, device=levels.device)[:, None], images)
         dc_counts[:, 0] += padding
-        dc_tables, ac_tables = _STORED[slot]
+        dc_tables, ac_tables = stored or (None, None)
         bits = dc_sizes.sum(1, dtype=torch.float64)
         bits += torch.bincount(symbols.image, symbols.size.double(), minlength=images)
         for counts, tables in ((dc_counts, dc_tables), (ac_counts, ac_tables)):
-            bits += _code_bits(counts, tables, effort)
+            bits += _code_bits(counts, tables)
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            lengths = [_expected_lengths(dc_counts, dc_tables, effort), _expected_lengths(ac_counts, ac_tables, effort)]
+            lengths = [_expected_lengths(dc_counts, dc_tables), _expected_lengths(ac_counts, ac_tables)]
             by_magnitude, by_threshold = _ac_gradient(magnitudes, threshold, ac, symbols, lengths[1])
             by_level = by_magnitude.mul_(levels.sign())
             by_level[..., 0] = _dc_gradient(levels[..., 0], components, lengths[0])
@@ -149,7 +155,7 @@ class _SlotBits(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         by_level, by_threshold = ctx.saved_tensors
-        return by_level * gradient[:, None, None], gradient @ by_threshold, None, None, None, None
+        return by_level * gradient[:, None, None], gradient @ by_threshold, None, None, None
 
 
 def _in_scan_order(plane: Tensor, real: tuple[int, int], mcus: tuple[int, int], unit: tuple[int, int]) -> Tensor:
@@ -224,9 +230,9 @@ def _histogram(keys: Tensor, images: int) -> Tensor:
     return torch.bincount(keys.reshape(-1), minlength=256 * images).view(images, 256).double()
 
 
-def _code_bits(counts: Tensor, tables: Sequence[HuffmanTable], effort: int) -> Tensor:
+def _code_bits(counts: Tensor, tables: Sequence[HuffmanTable] | None) -> Tensor:
     """(N,) bits of the codes of all symbols, and of the DHT segment."""
-    if effort == 0:
+    if tables is not None:
         return (counts @ _stored_lengths(counts, tables)).amin(1) + 8 * (_DHT + len(tables[0].symbols))
     bits = [float(n @ optimal_lengths(n)) + 8 * (_DHT + np.count_nonzero(n)) for n in counts.cpu().numpy()]
     return counts.new_tensor(bits)
@@ -272,13 +278,13 @@ def optimal_lengths(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     return lengths[:256]
 
 
-def _expected_lengths(counts: Tensor, tables: Sequence[HuffmanTable], effort: int) -> Tensor:
+def _expected_lengths(counts: Tensor, tables: Sequence[HuffmanTable] | None) -> Tensor:
     """(256,) float64: what one more of a symbol costs, over all images; 16 bits where it has no code.
 
     With optimal tables d(n H) / d n_s = -log2 p_s: the codes follow the symbols.
     """
     pooled = counts.sum(0)
-    if effort == 0:
+    if tables is not None:
         lengths = _stored_lengths(counts, tables)
         return lengths[:, (pooled @ lengths).argmin()]
     return (pooled.sum() / (pooled + 0.25)).log2().clamp(1, 16)

@@ -31,7 +31,7 @@ _FIRST, _SECOND = 0.9, 0.99  # Adam's decays
 _SMOOTHING = 0.95  # of the slopes a and b
 _GAIN = 0.3  # of the control of the rate
 _LAST_RATE = 0.1  # the learning rate falls to this part
-_CONTROL = 3  # a, b, their weight
+_CONTROL = 4  # a, b, their weight; the target
 _HARD = 1e-6  # half width of a ramp that is a jump
 
 State = NDArray[np.float64]
@@ -165,12 +165,10 @@ class Walk:
     Attributes:
         state: :meth:`width` numbers: parameters, Adam's two moments, the sum over the second half, control, and the
             rates of all images at the start.
-        target: the wanted mean rate, bits per pixel.
         steps: the length of the walk.
     """
 
     state: State
-    target: float
     steps: int
 
     @staticmethod
@@ -180,34 +178,48 @@ class Walk:
 
     @classmethod
     def begin(cls, problem: Problem, parameters: State, target: float, steps: int) -> Walk:
-        """Start from tables of any rate: their common factor is changed until the estimate meets the target."""
-        state = np.zeros(cls.width(problem.count))
-        walk = cls(state, target, steps)
+        """Start from tables of any rate: their common factor is changed until the estimate meets the target.
+
+        Args:
+            target: the wanted mean of the estimated rate, bits per pixel.
+        """
+        walk = cls(np.zeros(cls.width(problem.count)), steps)
+        walk.control[3] = target
         low, high = -math.log(255.0), math.log(255.0)
         sample = np.linspace(0, problem.count - 1, min(problem.count, 64)).astype(np.int64)
         for _ in range(12):
             middle = (low + high) / 2
             rate = problem.rates(shifted(parameters, middle), sample).mean()
             low, high = (middle, high) if rate > target else (low, middle)
-        walk._part(0)[:] = shifted(parameters, (low + high) / 2)
-        walk.start_rates[:] = problem.rates(walk._part(0))
+        walk.parameters[:] = shifted(parameters, (low + high) / 2)
+        walk.start_rates[:] = problem.rates(walk.parameters)
         return walk
 
     @property
+    def parameters(self) -> State:
+        """Where the walk is; a view."""
+        return self._part(0)
+
+    @property
     def start_rates(self) -> NDArray[np.float64]:
-        """The rate of each image at the start; a view."""
+        """The estimated rate of each image at the start; a view."""
         return self.state[4 * PARAMETERS + _CONTROL :]
+
+    @property
+    def control(self) -> NDArray[np.float64]:
+        """The smoothed slopes a and b, their weight, and the target; a view."""
+        return self.state[4 * PARAMETERS : 4 * PARAMETERS + _CONTROL]
 
     def step(self, problem: Problem, number: int, index: NDArray[np.int64]) -> tuple[float, float]:
         """One step on the images of ``index``; returns their mean KL and the estimated mean rate of all images."""
         parameters, first, second, total = (self._part(i) for i in range(4))
-        control = self.state[4 * PARAMETERS : 4 * PARAMETERS + _CONTROL]
+        control, target = self.control, self.control[3]
         divergence, rates, by_kl, by_rate = problem.slopes(torch.from_numpy(index), parameters)
         # How the batch's rate moved since the start says how all images' rate moved, whatever images these are.
         rate = float(rates.sum() / self.start_rates[index].sum() * self.start_rates.mean())
         weights = np.array([by_kl[: PARAMETERS // 2].sum(), by_rate[: PARAMETERS // 2].sum(), 1.0])
-        control[:] = _SMOOTHING * control + (1 - _SMOOTHING) * weights
-        rate_slope = min(control[1] / control[2], -1e-3 * self.target)
+        control[:3] = _SMOOTHING * control[:3] + (1 - _SMOOTHING) * weights
+        rate_slope = min(control[1] / control[2], -1e-3 * target)
         weight = max(0.0, -control[0] / control[2] / rate_slope)
         gradient = by_kl + weight * by_rate
         first[:] = _FIRST * first + (1 - _FIRST) * gradient
@@ -217,7 +229,7 @@ class Walk:
         move = first / (1 - _FIRST ** (number + 1)) / (np.sqrt(second / (1 - _SECOND ** (number + 1))) + 1e-12)
         parameters[: PARAMETERS // 2] -= STEP_RATE * scale * move[: PARAMETERS // 2]
         parameters[PARAMETERS // 2 :] -= THRESHOLD_RATE * scale * move[PARAMETERS // 2 :]
-        parameters[: PARAMETERS // 2] += np.clip(_GAIN * (rate - self.target) / -rate_slope, -0.1, 0.1)
+        parameters[: PARAMETERS // 2] += np.clip(_GAIN * (rate - target) / -rate_slope, -0.1, 0.1)
         parameters[:] = shifted(parameters, 0.0)
         if number >= self.steps // 2:
             total += parameters

@@ -37,6 +37,7 @@ TOLERANCE = 0.02
 _FIRST_QUALITY, _FIRST_THRESHOLD = 50, 0.55  # where the first level starts
 _SAVE_EVERY = 10  # steps
 _BISECTIONS = 16
+_SMALL_BIAS = 0.01  # of the estimated rate
 
 MakeEncoder = Callable[[Profile], Callable[[NDArray[np.uint8]], bytes]]
 """From a profile to a function from ``(H, W, 3)`` uint8 RGB to a file, such as that of ``edgejpeg.Encoder``."""
@@ -146,8 +147,8 @@ def learn_tables(
             length = 2 * steps if level == 0 else steps
             if state[1] == 0:
                 start = _start() if level == 0 else finished[level - 1, :PARAMETERS]
-                walking[:] = Walk.begin(problem, start, run.rates[level], length).state
-            walk = Walk(walking, run.rates[level], length)
+                walking[:] = run.begin(problem, start, run.rates[level], length).state
+            walk = Walk(walking, length)
             for number in range(int(state[1]), length):
                 index = _batch(problem, seed, level, number)
                 divergence, rate = walk.step(problem, number, index)
@@ -213,6 +214,12 @@ class _Run:
                     f"a rate of {rate:g} bpp is out of reach: with these images, tables of 255 give {low:.3g} bpp and "
                     f"tables of 1 give {high:.3g}; ask for a rate between"
                 )
+
+    def begin(self, problem: Problem, parameters: State, rate: float, steps: int) -> Walk:
+        """The walk to a real rate: what the estimate is off by at its start is taken into its target."""
+        walk = Walk.begin(problem, parameters, rate, steps)
+        bias = self.real_rate(_level(walk.parameters, 1.0)) / float(walk.start_rates.mean())
+        return walk if abs(bias - 1) < _SMALL_BIAS else Walk.begin(problem, parameters, rate / bias, steps)
 
     def meet(self, parameters: State, number: int) -> tuple[State, float]:
         """The parameters with the common factor on the steps that gives the wanted rate in integers, and that rate."""
