@@ -8,7 +8,7 @@ DEMO_ARGS ?=
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
-CXX_FILES = $(wildcard $(foreach folder,. testing fuzz,runtime/native/$(folder)/*.cpp runtime/native/$(folder)/*.h))
+CXX_FILES = $(wildcard $(foreach folder,. testing fuzz,runtime/native/$(folder)/*.cpp runtime/native/$(folder)/*.h)) runtime/native/examples/encode_raw.c
 NATIVE = $(wildcard runtime/native/*.cpp runtime/native/*.h) runtime/native/CMakeLists.txt
 
 .PHONY: install demo test lint format clean

@@ -27,8 +27,10 @@ from typing import Any
 
 import cv2
 import numpy as np
+from encoder_peers import missing_packages, python_encoders
 
 import edgejpeg
+from edgejpeg.design.opts import raw_water_level
 from edgejpeg.jpeg.tables import ijg_tables
 from edgejpeg.profile import Profile, load_profile
 from edgejpeg.runtime import Encoder
@@ -40,6 +42,20 @@ FRAME_COUNTS = {"1080p": 8, "720p": 12, "224": 96}
 SAMPLING = {"420": (2, 2), "444": (1, 1)}
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".ppm", ".bmp"}
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov"}
+
+
+# Fixed tables or not, effort, options. "fixed" and "adaptive" have Annex K's Huffman tables, as libjpeg-turbo has.
+CONFIGURATIONS: dict[str, tuple[bool, int, dict[str, int]]] = {
+    "fixed": (True, 0, {"standard_huffman": 1}),
+    "adaptive": (False, 0, {"standard_huffman": 1}),
+    "adaptive, sampled statistics": (False, 0, {"standard_huffman": 1, "sampled_statistics": 1}),
+    "fixed, stored Huffman": (True, 0, {}),
+    "adaptive, stored Huffman": (False, 0, {}),
+    "adaptive, optimal Huffman": (False, 1, {}),
+    "adaptive, exact optimal Huffman": (False, 1, {"exact_huffman": 1}),
+    "adaptive, progressive": (False, 1, {"progressive": 1}),
+}
+SLOW, SLOW_ROUNDS = ("adaptive, progressive",), 3
 
 
 class Frame(ctypes.Structure):
@@ -216,45 +232,7 @@ def psnr(frames: list[np.ndarray], files: list[bytes]) -> float:
     return float(10 * np.log10(255**2 * len(frames) / error))
 
 
-def python_encoders(quality: int, subsampling: str) -> dict[str, Callable[[np.ndarray], Any]]:
-    """Other encoders as Python programs call them, on BGR frames."""
-    found: dict[str, Callable[[np.ndarray], Any]] = {}
-    is_420 = subsampling == "420"
-    factor = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420 if is_420 else cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor]
-    found[f"OpenCV {cv2.__version__}"] = lambda frame: cv2.imencode(".jpg", frame, options)[1]
-    if importlib.util.find_spec("PIL"):
-        import io
-
-        import PIL
-        from PIL import Image
-
-        def pillow(frame: np.ndarray) -> bytes:
-            file = io.BytesIO()
-            image = Image.fromarray(frame[..., ::-1])
-            image.save(file, "JPEG", quality=quality, subsampling=2 if is_420 else 0)
-            return file.getvalue()
-
-        found[f"Pillow {PIL.__version__}"] = pillow
-    if importlib.util.find_spec("simplejpeg"):
-        import simplejpeg
-
-        found["simplejpeg"] = lambda frame: simplejpeg.encode_jpeg(
-            frame, quality=quality, colorspace="BGR", colorsubsampling=subsampling
-        )
-    if importlib.util.find_spec("turbojpeg"):
-        import turbojpeg
-
-        try:
-            turbo = turbojpeg.TurboJPEG()
-        except (OSError, RuntimeError):
-            return found
-        sampling = turbojpeg.TJSAMP_420 if is_420 else turbojpeg.TJSAMP_444
-        found["PyTurboJPEG"] = lambda frame: turbo.encode(frame, quality=quality, jpeg_subsample=sampling)
-    return found
-
-
-def time_python(encode: Callable[[np.ndarray], Any], frames: list[np.ndarray]) -> float:
+def time_python(encode: Callable[[np.ndarray], bytes], frames: list[np.ndarray]) -> float:
     start = time.thread_time()
     for frame in frames:
         encode(frame)
@@ -290,53 +268,63 @@ def measure(
     with Encoder(Profile.fixed(name="ijg", luma=luma, chroma=chroma, subsampling=subsampling)) as fixed:
         target = sum(len(fixed.encode(frame)) for frame in some)
     level = find_water_level(profile, some, target)
-    adaptive, optimal = (Encoder(profile, water_level=level, effort=effort) for effort in (0, 1))
+    adaptive = Encoder(profile, water_level=level)
     for frame, tables in zip(frames, run.tables, strict=True):
         adaptive.encode(frame)
         assert adaptive.tables is not None and adaptive.tables[1] is not None
         tables[:] = np.stack([table.array.reshape(64) for table in adaptive.tables])
-    fixed_native = NativeEncoder(subsampling, 0, 1)
     others = python_encoders(quality, subsampling)
     bodies: dict[str, Callable[[], float]] = {}
+    sizes: dict[str, int] = {}
 
-    def c_loop(body: Callable[[], None]) -> Callable[[], float]:
+    def c_loop(name: str, body: Callable[[], None]) -> None:
         def timed() -> float:
             body()
+            sizes[name] = run.bytes()
             return run.milliseconds()
 
-        return timed
+        bodies[name] = timed
 
-    bodies["libjpeg-turbo"] = c_loop(run.libjpeg)
-    bodies["fixed"] = c_loop(lambda: run.edgejpeg(fixed_native, fixed=True))
-    bodies["adaptive"] = c_loop(lambda: run.edgejpeg(adaptive._open(), fixed=False))
-    bodies["adaptive, optimal Huffman"] = c_loop(lambda: run.edgejpeg(optimal._open(), fixed=False))
+    c_loop("libjpeg-turbo", run.libjpeg)
+    for name, (fixed_tables, effort, options) in CONFIGURATIONS.items():
+        native = NativeEncoder(subsampling, effort, 1, **options)
+        native.set_design(profile.sensitivity, *[raw_water_level(level, profile.sensitivity)] * 2, profile.q_max)
+        c_loop(name, partial(run.edgejpeg, native, fixed=fixed_tables))
     bodies["adaptive from Python"] = lambda: time_python(adaptive.encode, frames)
     for name, encode in others.items():
         bodies[name] = partial(time_python, encode, frames)
-    for body in bodies.values():
-        body()
     times: dict[str, list[float]] = {name: [] for name in bodies}
-    for _ in range(rounds):
+    for round_number in range(rounds + 1):
         for name, body in bodies.items():
-            times[name].append(body())
+            slow = name in SLOW or "jpeglib" in name
+            if slow and round_number > SLOW_ROUNDS:
+                continue
+            value = body()
+            if round_number > 0:  # the first one warms up
+                times[name].append(value)
 
-    run.libjpeg()
-    their_bytes = run.bytes()
-    run.edgejpeg(adaptive._open(), fixed=False)
-    our_bytes = run.bytes()
     theirs = files_of(run, lambda single: single.libjpeg())
-    ours = [adaptive.encode(frame) for frame in frames]
-    summary = {name: summarise(values, times["libjpeg-turbo"]) for name, values in times.items()}
-    ratio_to_fixed = summarise(times["adaptive"], times["fixed"])["ratio"]
+    quality_of_theirs = psnr(frames, theirs)
+    files = {name: [encode(frame) for frame in frames] for name, encode in others.items()}
+    files["adaptive from Python"] = [adaptive.encode(frame) for frame in frames]
+    sizes |= {name: sum(map(len, made)) for name, made in files.items()}
+    reference = times["libjpeg-turbo"]
+    summary = {
+        name: summarise(values, reference[: len(values)]) | {"bytes_ratio": sizes[name] / sizes["libjpeg-turbo"]}
+        for name, values in times.items()
+    }
+    for name, made in files.items():
+        summary[name]["psnr_difference"] = psnr(frames, made) - quality_of_theirs
     return {
         "size": size,
         "subsampling": subsampling,
         "quality": quality,
         "water_level": level,
-        "bits_per_pixel": 8 * our_bytes / (len(frames) * frames[0].shape[0] * frames[0].shape[1]),
-        "bytes_ratio": our_bytes / their_bytes,
-        "psnr_difference": psnr(frames, ours) - psnr(frames, theirs),
-        "adaptive_to_fixed": ratio_to_fixed,
+        "bits_per_pixel": 8 * sizes["libjpeg-turbo"] / (len(frames) * frames[0].shape[0] * frames[0].shape[1]),
+        "bytes_ratio": sizes["adaptive"] / sizes["libjpeg-turbo"],
+        "psnr_difference": summary["adaptive from Python"]["psnr_difference"],
+        "adaptive_to_fixed": summarise(times["adaptive"], times["fixed"])["ratio"],
+        "sampled_to_fixed": summarise(times["adaptive, sampled statistics"], times["fixed"])["ratio"],
         "encoders": summary,
     }
 
@@ -382,12 +370,15 @@ def main() -> None:
     profile = load_profile(arguments.profile)
     backend = Encoder(profile)._open().backend
     rows = []
+    for name in missing_packages():
+        print(f"{name} is left out: not installed", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         loops = build_loops(libjpeg, Path(folder))
         print(f"edgejpeg {edgejpeg.__version__} ({backend}) against libjpeg-turbo {version}; ratios of time")
         print(
             f"{'size':>6} {'sub':>4} {'q':>3} {'bpp':>5} {'ljt ms':>7} {'fixed':>6} {'adapt':>6} {'p10-p90':>9} "
-            f"{'ad/fix':>6} {'opt.H':>6} {'Python':>6} {'bytes':>7} {'PSNR':>7}"
+            f"{'ad/fix':>6} {'sa/fix':>6} {'stored':>6} {'opt.H':>6} {'exact':>6} {'prog.':>6} {'Python':>6} "
+            f"{'bytes':>6} {'stored':>6} {'opt.H':>6} {'exact':>6} {'prog.':>6} {'PSNR':>7}"
         )
         for size in arguments.sizes:
             frames = make_frames(pictures, size)
@@ -396,12 +387,15 @@ def main() -> None:
                 rows.append(row)
                 e = row["encoders"]
                 spread = f"{e['adaptive']['ratio_p10']:.2f}-{e['adaptive']['ratio_p90']:.2f}"
+                kinds = ["adaptive, stored Huffman", "adaptive, optimal Huffman", "adaptive, exact optimal Huffman"]
+                kinds += ["adaptive, progressive"]
+                times = " ".join(f"{e[kind]['ratio']:>6.3f}" for kind in [*kinds, "adaptive from Python"])
+                sizes = " ".join(f"{e[kind]['bytes_ratio']:>6.4f}" for kind in ["adaptive", *kinds])
                 print(
                     f"{size:>6} {subsampling:>4} {quality:>3} {row['bits_per_pixel']:>5.2f} "
                     f"{e['libjpeg-turbo']['milliseconds']:>7.3f} {e['fixed']['ratio']:>6.3f} "
                     f"{e['adaptive']['ratio']:>6.3f} {spread:>9} {row['adaptive_to_fixed']:>6.3f} "
-                    f"{e['adaptive, optimal Huffman']['ratio']:>6.3f} {e['adaptive from Python']['ratio']:>6.3f} "
-                    f"{row['bytes_ratio']:>7.4f} {row['psnr_difference']:>+7.3f}",
+                    f"{row['sampled_to_fixed']:>6.3f} {times} {sizes} {row['psnr_difference']:>+7.3f}",
                     flush=True,
                 )
     report = {

@@ -82,7 +82,12 @@ int edgejpeg_loop(edgejpeg_encoder* encoder, const frame* frames, int count, int
                   size_t capacity) {
   for (int i = 0; i < count; ++i) {
     const frame* const f = frames + i;
-    const edgejpeg_image image = {f->pixels, f->width, f->height, 3 * (ptrdiff_t)f->width, 3, EDGEJPEG_BGR};
+    const edgejpeg_image image = {.pixels = f->pixels,
+                                  .width = f->width,
+                                  .height = f->height,
+                                  .row_stride = 3 * (ptrdiff_t)f->width,
+                                  .pixel_stride = 3,
+                                  .format = EDGEJPEG_BGR};
     const uint8_t* data;
     size_t size;
     const double start = now();

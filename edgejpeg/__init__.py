@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edgejpeg.jpeg.markers import parse_jpeg as parse_jpeg
     from edgejpeg.jpeg.tables import QuantTable as QuantTable
     from edgejpeg.jpeg.tables import ijg_tables as ijg_tables
+    from edgejpeg.learn.layer import JpegLayer as JpegLayer
     from edgejpeg.models import create_model as create_model
     from edgejpeg.models import list_models as list_models
     from edgejpeg.models import register_model as register_model
@@ -42,6 +43,7 @@ _HOME = {
     "EdgeJpegError": "edgejpeg.errors",
     "Encoder": "edgejpeg.runtime.encoder",
     "JpegInfo": "edgejpeg.jpeg.markers",
+    "JpegLayer": "edgejpeg.learn",
     "Profile": "edgejpeg.profile",
     "QuantTable": "edgejpeg.jpeg.tables",
     "create_model": "edgejpeg.models",

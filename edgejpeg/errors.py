@@ -4,7 +4,8 @@
 
     EdgeJpegError
     ├── InvalidInputError      (ValueError)       a frame, a table or an option outside what is allowed
-    │   └── BudgetError                           a budget of bytes that no table of a profile can meet
+    │   ├── BudgetError                           a budget of bytes that no table of a profile can meet
+    │   └── BufferTooSmallError                   the file does not fit into the caller's buffer
     ├── JpegFormatError        (ValueError)       bytes that are no JPEG, or a damaged one
     ├── ProfileError           (ValueError)       a profile that cannot be read or does not fit
     ├── ModelError             (ValueError)       an unknown network, or weights that do not fit it
@@ -42,6 +43,21 @@ class BudgetError(InvalidInputError):
 
     def __reduce__(self) -> tuple[type[BudgetError], tuple[str, int]]:
         return type(self), (str(self), self.smallest)
+
+
+class BufferTooSmallError(InvalidInputError):
+    """The file does not fit into the caller's buffer.
+
+    Attributes:
+        needed: the size of the file in bytes.
+    """
+
+    def __init__(self, message: str, needed: int) -> None:
+        super().__init__(message)
+        self.needed = needed
+
+    def __reduce__(self) -> tuple[type[BufferTooSmallError], tuple[str, int]]:
+        return BufferTooSmallError, (str(self), self.needed)
 
 
 class JpegFormatError(EdgeJpegError, ValueError):

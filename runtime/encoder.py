@@ -6,10 +6,11 @@ The work is done by the compiled library, without the interpreter's lock; this f
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +20,11 @@ from edgejpeg.errors import InvalidInputError
 from edgejpeg.jpeg.tables import QuantTable
 from edgejpeg.profile import Profile, load_profile
 from edgejpeg.runtime.control import Control
-from edgejpeg.runtime.library import MAX_SIZE, NativeEncoder
-from edgejpeg.runtime.options import Options
+from edgejpeg.runtime.library import MAX_THREADS, NativeEncoder
+from edgejpeg.runtime.many import default_workers, encode_frames
+from edgejpeg.runtime.options import Options, check_integer
+from edgejpeg.runtime.pixels import Frame, check_color, check_yuv_range, output_of, picture_of
 from edgejpeg.runtime.result import EncodeResult, read_result
-
-COLORS = ("bgr", "rgb")
 
 
 class Encoder:
@@ -49,8 +50,9 @@ class Encoder:
 
     Args:
         profile: a :class:`~edgejpeg.profile.Profile`, the name of a shipped one, or a path.
-        color: the order of the channels of colour frames, ``"bgr"`` (OpenCV's) or ``"rgb"``.
-        effort: 0 for stored Huffman tables, 1 for optimal ones per frame; default: the profile's.
+        color: what frames are: ``"bgr"`` (OpenCV's) or ``"rgb"``; with a fourth channel that does not matter,
+            ``"bgrx"`` or ``"rgbx"``; or as cameras deliver them, ``"nv12"``, ``"nv21"``, ``"i420"`` or ``"yuyv"``.
+        effort: 0 for stored Huffman tables, chosen per frame, 1 for optimal ones per frame; default: the profile's.
         threads: threads for one frame, 1 to 256.
         water_level: another luma water level (normalised d, above 0) than the adaptive profile's; the chroma level
             keeps its ratio to it.
@@ -64,6 +66,18 @@ class Encoder:
         trellis: levels that weigh the error against the length of their codes: True, or lambda, the weighted error per
             bit, in units of the water level (of q^2 / 12 with given tables; True is 1.5), or ``"trim"`` to drop levels
             at a block's end only. Fewer bytes at equal error; networks notice zeroing more than the error says.
+        progressive: write progressive files: the same pixels in fewer bytes for three to four times the time; always
+            with optimal Huffman tables.
+        container: ``"jfif"``, or ``"lean"`` for files without the APP0 segment and with one segment for all tables of
+            a kind, which decoders know all the same: 34 bytes less, 22 for one component.
+        restart_rows: rows of MCUs (8 or 16 pixels high) from a restart marker to the next, behind which a decoder goes
+            on after a damaged part; 0 for none. Not with ``progressive``.
+        orientation: an EXIF orientation 1 to 8, for viewers to turn the image by; None for no EXIF.
+        exact_huffman: at effort 1, count the symbols of the whole of large frames (1280 x 720 pixels and more), and
+            not of an eighth of their rows.
+        sampled_statistics: of large frames, measure every fourth row of MCUs alone for the design.
+        yuv_range: of the samples of YUV frames: ``"limited"`` (Y 16..235, Cb and Cr 16..240, as cameras and video have
+            it), which is widened to JPEG's, or ``"full"``. The matrix is BT.601's, as JFIF wants it.
         measure: make :attr:`last` have statistics and SWE with given tables too.
         timing: take the time of every stage, for :attr:`last`.
         comment: write ``edgejpeg profile=NAME@ID d=WATER_LEVEL`` into every file (a COM segment); a ladder has
@@ -88,6 +102,13 @@ class Encoder:
         level: int | None = None,
         slope: float | None = None,
         trellis: bool | str | float = False,
+        progressive: bool = False,
+        container: str = "jfif",
+        restart_rows: int = 0,
+        orientation: int | None = None,
+        exact_huffman: bool = False,
+        sampled_statistics: bool = False,
+        yuv_range: str = "limited",
         measure: bool = False,
         timing: bool = False,
         comment: bool = False,
@@ -97,7 +118,8 @@ class Encoder:
                 f"a profile is a Profile, the name of a shipped one, or a path; got {type(profile).__name__}"
             )
         self._profile = profile if isinstance(profile, Profile) else load_profile(profile)
-        self._color = _check_color(color)
+        self._color = check_color(color)
+        self._yuv_range = check_yuv_range(yuv_range)
         self._options = Options(
             self._profile.subsampling,
             self._profile.effort if effort is None else effort,
@@ -105,63 +127,121 @@ class Encoder:
             trellis=trellis,
             measure=measure,
             timing=timing,
+            progressive=progressive,
+            container=container,
+            restart_rows=restart_rows,
+            orientation=orientation,
+            exact_huffman=exact_huffman,
+            sampled_statistics=sampled_statistics,
             comment=comment,
         )
         self._control = Control(water_level, max_bytes, target_bpp, level, slope)
         self._control.check(self._profile)
         self._lock = threading.Lock()
         self._frames = 0
-        self._native: NativeEncoder | None = NativeEncoder(
-            self._options.subsampling, self._options.effort, self._options.threads, **self._options.fields()
-        )
-        self._control.apply(self._profile, self._native)
-        if comment:
+        self._native: NativeEncoder | None = self._create(self._options.threads)
+
+    def _create(self, threads: int) -> NativeEncoder:
+        """A native handle with all the settings of this encoder."""
+        options = self._options
+        native = NativeEncoder(options.subsampling, options.effort, threads, **options.fields())
+        native.set_full_range(self._yuv_range == "full")
+        self._control.apply(self._profile, native)
+        if options.comment:
             text = f"edgejpeg profile={self._profile.name}@{self._profile.profile_id}"
-            self._native.set_comment(text.encode())
+            native.set_comment(text.encode())
+        return native
 
     @property
     def profile(self) -> Profile:
         """The profile that this encoder was made with."""
         return self._profile
 
-    def encode(self, frame: NDArray[np.uint8], *, level: int | None = None) -> bytes:
+    @overload
+    def encode(self, frame: Frame, *, out: None = None, level: int | None = None) -> bytes: ...
+    @overload
+    def encode(self, frame: Frame, *, out: Any, level: int | None = None) -> memoryview: ...
+    def encode(self, frame: Frame, *, out: Any = None, level: int | None = None) -> bytes | memoryview:
         """Encode one frame.
 
         Args:
-            frame: ``(H, W, 3)`` uint8 in the encoder's channel order, or ``(H, W)`` or ``(H, W, 1)`` uint8 gray,
-                which gives a file of one component, as every frame does with a ``"gray"`` profile. Sizes 1 to 65535
-                (decoders on libjpeg read up to 65500). Any strides; a frame is copied only when the samples of a
-                pixel are not adjacent.
+            frame: uint8, of the encoder's color:
+
+                - ``"bgr"``, ``"rgb"``: ``(H, W, 3)``; ``"bgrx"``, ``"rgbx"``: ``(H, W, 4)``. With these also gray,
+                  ``(H, W)`` or ``(H, W, 1)``, which gives a file of one component, as every frame does with a
+                  ``"gray"`` profile.
+                - ``"nv12"``, ``"nv21"``: ``(H * 3/2, W)`` with the rows of Y above those of the chroma, as OpenCV and
+                  GStreamer have them; or a tuple of planes, ``(H, W)`` and ``(H/2, W)`` or ``(H/2, W/2, 2)``.
+                - ``"i420"``: ``(H * 3/2, W)``, or a tuple of planes, ``(H, W)`` and two of ``(H/2, W/2)``, Cb first.
+                - ``"yuyv"``: ``(H, W, 2)``.
+
+                H and W are even where chroma is coarser. Sizes 1 to 65535 (decoders on libjpeg read up to 65500). Any
+                strides; what lies in memory as described, rows at any distance, is not copied.
+            out: where to write the file: a writable, contiguous buffer of bytes (a bytearray, a memoryview, a uint8
+                array) that shares no memory with the frame.
             level: of a ladder, for this frame alone.
 
         Returns:
-            The bytes of the file.
+            The bytes of the file; with ``out``, a memoryview of those written to it.
 
         Raises:
             InvalidInputError: another type, dtype, shape or size; a level that the profile does not have, or with a
                 slope; the encoder is closed.
+            BufferTooSmallError: the file does not fit into ``out``, which is as it was; ``needed`` says the size.
             BudgetError: no table meets the budget; it says the smallest size. The encoder stays usable.
             NativeLibraryError: memory is short.
         """
-        pixels, pixel_format = _check_frame(frame, self._color)
+        picture = picture_of(frame, self._color)
+        buffer = None if out is None else output_of(out, frame)
         chosen = None if level is None else self._control.check_level(self._profile, level)
         with self._lock:
             native = self._open()
             self._frames += 1
-            if chosen is None:
-                return native.encode(pixels, pixel_format)
-            native.set_level(chosen)
+            if chosen is not None:
+                native.set_level(chosen)
             try:
-                return native.encode(pixels, pixel_format)
+                if buffer is None:
+                    return native.encode(*picture)
+                return buffer[: native.encode_to(*picture, buffer)]
             finally:
-                native.set_level(self._control.first_level(self._profile))
+                if chosen is not None:
+                    native.set_level(self._control.first_level(self._profile))
 
     @property
     def last(self) -> EncodeResult | None:
-        """How the last frame was encoded; None before a frame, and after one that failed."""
+        """How :meth:`encode` did the last frame; None before a frame, and after one that failed."""
         with self._lock:
             frames = self._frames
             return read_result(self._open(), self._profile, self._options.timing, lambda: self._weighted_errors(frames))
+
+    def encode_many(self, frames: Iterable[Frame], workers: int | None = None) -> Iterator[bytes]:
+        """Encode many frames in several threads, each with a native encoder of its own.
+
+        Args:
+            frames: anything that can be iterated over, a camera without an end as well. It is asked for frames in the
+                thread of the caller, up to ``2 * workers`` ahead of the file that is given out: a frame's memory
+                must not be used for another one until its file has come.
+            workers: threads, 1 to 256; default: the processors that this process may use.
+
+        Returns:
+            An iterator of the files, in the order of the frames, the same bytes as :meth:`encode` gives. A frame that
+            cannot be encoded raises what :meth:`encode` would, in its place. Stop early by ``close()``, or by letting
+            go of the iterator: the threads end.
+
+        >>> for jpeg in encoder.encode_many(frames):
+        ...     send(jpeg)
+        """
+        workers = check_integer("workers", default_workers() if workers is None else workers, 1, MAX_THREADS)
+        if not isinstance(frames, Iterable):
+            raise InvalidInputError(f"frames is something to iterate over; got {type(frames).__name__}")
+        with self._lock:
+            self._open()
+        return encode_frames(
+            lambda: self._create(1),
+            lambda native, frame: native.encode(*picture_of(frame, self._color)),
+            frames,
+            workers,
+        )
 
     @property
     def tables(self) -> tuple[QuantTable, QuantTable | None] | None:
@@ -205,7 +285,8 @@ class Encoder:
     def __getstate__(self) -> dict[str, Any]:
         options = asdict(self._options)
         del options["subsampling"]
-        return {"profile": self._profile, "color": self._color, **options, **asdict(self._control)}
+        own = {"profile": self._profile, "color": self._color, "yuv_range": self._yuv_range}
+        return own | options | asdict(self._control)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]  # a native handle of its own
@@ -220,34 +301,3 @@ class Encoder:
         if self._native is None:
             raise InvalidInputError("this Encoder is closed; make a new one to encode more frames")
         return self._native
-
-
-def _check_color(color: str) -> str:
-    if color not in COLORS:
-        raise InvalidInputError(f"color is one of {', '.join(COLORS)}; got {color!r}")
-    return color
-
-
-def _check_frame(frame: NDArray[np.uint8], color: str) -> tuple[NDArray[np.uint8], str]:
-    """The frame as the library takes it, and its pixel format: ``(H, W, 3)`` with adjacent samples, or ``(H, W)``."""
-    if not isinstance(frame, np.ndarray):
-        raise InvalidInputError(
-            f"a frame is a NumPy array (H, W, 3) or (H, W), uint8; got {type(frame).__name__}: convert with np.asarray"
-        )
-    if frame.dtype != np.uint8:
-        raise InvalidInputError(
-            f"a frame has dtype uint8, samples 0..255; got {frame.dtype}: "
-            "convert it, for floats in 0..1 with (frame * 255).round().clip(0, 255).astype(np.uint8)"
-        )
-    if frame.ndim not in (2, 3) or (frame.ndim == 3 and frame.shape[2] not in (1, 3)):
-        raise InvalidInputError(f"a frame has shape (H, W, 3), (H, W, 1) or (H, W); got {frame.shape}")
-    if min(frame.shape[:2]) < 1 or max(frame.shape[:2]) > MAX_SIZE:
-        raise InvalidInputError(
-            f"a JPEG is 1 to {MAX_SIZE} pixels wide and high; got a frame of {frame.shape[1]} x {frame.shape[0]}"
-        )
-    if frame.ndim == 2 or frame.shape[2] == 1:
-        return frame if frame.ndim == 2 else frame[:, :, 0], "gray"
-    if frame.strides[2] == -1:
-        # A reversed view such as bgr[..., ::-1]: the same pixels in the other order, without a copy.
-        return frame[:, :, ::-1], "rgb" if color == "bgr" else "bgr"
-    return frame if frame.strides[2] == 1 else np.ascontiguousarray(frame), color

@@ -26,15 +26,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 import edgejpeg
-from edgejpeg.errors import BudgetError, InvalidInputError, NativeLibraryError
+from edgejpeg.errors import BudgetError, BufferTooSmallError, InvalidInputError, NativeLibraryError
 
 LIBRARY_NAME = "libedgejpeg.so"
 MAX_SIZE, MAX_THREADS = 65535, 256
 
 SUBSAMPLING_CODES = {"444": 0, "422": 1, "420": 2, "gray": 3}
-FORMAT_CODES = {"rgb": 0, "bgr": 1, "gray": 2}
+FORMAT_CODES = {"rgb": 0, "bgr": 1, "gray": 2, "nv12": 3, "nv21": 4, "i420": 5, "yuyv": 6}
 
-_INVALID_ARGUMENT, _NOT_READY, _BUDGET_NOT_MET = 1, 3, 5
+Planes = NDArray[np.uint8] | tuple[NDArray[np.uint8], ...]
+
+_INVALID_ARGUMENT, _NOT_READY, _BUFFER_TOO_SMALL, _BUDGET_NOT_MET = 1, 3, 4, 5
 _REBUILD = "rebuild with: pip install . (in a source checkout: pip install --no-build-isolation -e .)"
 
 
@@ -43,6 +45,13 @@ class _Options(ctypes.Structure):
         ("subsampling", c_int32),
         ("effort", c_int32),
         ("threads", c_int32),
+        ("standard_huffman", c_int32),
+        ("exact_huffman", c_int32),
+        ("sampled_statistics", c_int32),
+        ("container", c_int32),
+        ("progressive", c_int32),
+        ("restart_rows", c_int32),
+        ("orientation", c_int32),
         ("quantization", c_int32),
         ("trellis_weight", c_double),
         ("keep_statistics", c_int32),
@@ -59,6 +68,9 @@ class _Image(ctypes.Structure):
         ("row_stride", c_ssize_t),
         ("pixel_stride", c_ssize_t),
         ("format", c_int32),
+        ("chroma", c_void_p * 2),
+        ("chroma_stride", c_ssize_t * 2),
+        ("range", c_int32),
     ]
 
 
@@ -118,6 +130,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "edgejpeg_encoder_set_budget": (c_int, [c_void_p, c_size_t, c_double]),
     "edgejpeg_encoder_set_comment": (c_int, [c_void_p, c_char_p, c_size_t]),
     "edgejpeg_encoder_encode": (c_int, [c_void_p, POINTER(_Image), POINTER(c_void_p), POINTER(c_size_t)]),
+    "edgejpeg_encoder_encode_to": (c_int, [c_void_p, POINTER(_Image), c_void_p, c_size_t, POINTER(c_size_t)]),
     "edgejpeg_encoder_tables": (c_int, [c_void_p, c_void_p, c_void_p]),
     "edgejpeg_encoder_statistics": (c_int, [c_void_p, POINTER(_Statistics)]),
     "edgejpeg_encoder_result": (c_int, [c_void_p, POINTER(_Result)]),
@@ -251,16 +264,44 @@ class NativeEncoder:
         """A COM segment for all following files; empty for none."""
         self._check(self._library.edgejpeg_encoder_set_comment(self._handle, comment, len(comment)))
 
-    def encode(self, frame: NDArray[np.uint8], pixel_format: str) -> bytes:
-        """(H, W, 3) uint8 whose samples of a pixel are adjacent, or (H, W) for ``"gray"``; any other strides."""
-        image = self._image
-        image.pixels, image.format = frame.ctypes.data, FORMAT_CODES[pixel_format]
-        image.height, image.width = frame.shape[:2]
-        image.row_stride, image.pixel_stride = frame.strides[:2]
+    def set_full_range(self, full: bool) -> None:
+        """Whether the samples of YUV frames have JPEG's range 0..255 already; not so at first."""
+        self._image.range = int(full)
+
+    def encode(self, planes: Planes, pixel_format: str) -> bytes:
+        """The file of a :class:`~edgejpeg.runtime.pixels.Picture`, whose only plane may come by itself."""
+        self._describe(planes, pixel_format)
         self._check(
-            self._library.edgejpeg_encoder_encode(self._handle, byref(image), byref(self._data), byref(self._size))
+            self._library.edgejpeg_encoder_encode(
+                self._handle, byref(self._image), byref(self._data), byref(self._size)
+            )
         )
         return ctypes.string_at(self._data, self._size.value)
+
+    def encode_to(self, planes: Planes, pixel_format: str, out: memoryview) -> int:
+        """The same into a writable buffer of bytes; returns the size of the file.
+
+        Raises:
+            BufferTooSmallError: the file is larger; the buffer is as it was.
+        """
+        self._describe(planes, pixel_format)
+        memory = (ctypes.c_ubyte * out.nbytes).from_buffer(out) if out.nbytes else None
+        status = self._library.edgejpeg_encoder_encode_to(
+            self._handle, byref(self._image), memory, out.nbytes, byref(self._size)
+        )
+        if status == _BUFFER_TOO_SMALL:
+            raise BufferTooSmallError(self._library.edgejpeg_last_error().decode(), self._size.value)
+        self._check(status)
+        return self._size.value
+
+    def _describe(self, planes: Planes, pixel_format: str) -> None:
+        planes = planes if isinstance(planes, tuple) else (planes,)
+        image, first = self._image, planes[0]
+        image.pixels, image.format = first.ctypes.data, FORMAT_CODES[pixel_format]
+        image.height, image.width = first.shape[:2]
+        image.row_stride, image.pixel_stride = first.strides[:2]
+        for index, plane in enumerate(planes[1:]):
+            image.chroma[index], image.chroma_stride[index] = plane.ctypes.data, plane.strides[0]
 
     def tables(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
         """The last frame's tables, (8, 8) row-major; chroma is zero for a one-component file; None before a frame."""

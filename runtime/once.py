@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgejpeg.errors import InvalidInputError
 from edgejpeg.jpeg.colour import check_subsampling
 from edgejpeg.jpeg.tables import QuantTable, ijg_tables
-from edgejpeg.runtime.encoder import _check_color, _check_frame
 from edgejpeg.runtime.library import NativeEncoder
 from edgejpeg.runtime.options import Options
+from edgejpeg.runtime.pixels import Frame, check_color, check_yuv_range, picture_of
 
 DEFAULT_QUALITY = 75
 
 
 def encode_jpeg(
-    image: NDArray[np.uint8],
+    image: Frame,
     *,
     tables: QuantTable | Sequence[QuantTable | None] | None = None,
     quality: int | None = None,
@@ -26,6 +23,12 @@ def encode_jpeg(
     color: str = "rgb",
     effort: int = 0,
     threads: int = 1,
+    progressive: bool = False,
+    container: str = "jfif",
+    restart_rows: int = 0,
+    orientation: int | None = None,
+    exact_huffman: bool = False,
+    yuv_range: str = "limited",
 ) -> bytes:
     """Encode one image with given tables, or with the IJG's at a quality.
 
@@ -35,9 +38,11 @@ def encode_jpeg(
             the file has one component.
         quality: 1 to 100, for the IJG's tables instead; default 75 when ``tables`` is not given either.
         subsampling: ``"444"``, ``"422"``, ``"420"`` or ``"gray"``, which keeps the luma of a colour image.
-        color: ``"rgb"`` or ``"bgr"``.
-        effort: 0 for the standard Huffman tables, 1 for optimal ones.
+        color: ``"rgb"``, ``"bgr"``, ``"rgbx"``, ``"bgrx"``, ``"nv12"``, ``"nv21"``, ``"i420"`` or ``"yuyv"``.
+        effort: 0 for stored Huffman tables, 1 for optimal ones.
         threads: 1 to 256.
+        progressive, container, restart_rows, orientation, exact_huffman: as for :class:`edgejpeg.Encoder`.
+        yuv_range: of YUV images, ``"limited"`` or ``"full"``.
 
     Raises:
         InvalidInputError: ``tables`` and ``quality`` together, a missing chroma table, or any argument outside what is
@@ -45,16 +50,26 @@ def encode_jpeg(
 
     >>> data = encode_jpeg(image, quality=90, subsampling="444")
     """
-    pixels, pixel_format = _check_frame(image, _check_color(color))
+    picture = picture_of(image, check_color(color))
     check_subsampling(subsampling)
     luma, chroma = _resolve_tables(tables, quality)
-    if chroma is None and pixel_format != "gray" and subsampling != "gray":
+    if chroma is None and picture.format != "gray" and subsampling != "gray":
         raise InvalidInputError("a colour JPEG needs a luma and a chroma table; got one: give tables=(luma, chroma)")
-    options = Options(subsampling, effort, threads)
-    native = NativeEncoder(options.subsampling, options.effort, options.threads)
+    options = Options(
+        subsampling,
+        effort,
+        threads,
+        progressive=progressive,
+        container=container,
+        restart_rows=restart_rows,
+        orientation=orientation,
+        exact_huffman=exact_huffman,
+    )
+    native = NativeEncoder(options.subsampling, options.effort, options.threads, **options.fields())
     try:
         native.set_tables(luma.array, None if chroma is None else chroma.array)
-        return native.encode(pixels, pixel_format)
+        native.set_full_range(check_yuv_range(yuv_range) == "full")
+        return native.encode(*picture)
     finally:
         native.close()
 

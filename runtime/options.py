@@ -9,9 +9,10 @@ import numpy as np
 
 from edgejpeg.errors import InvalidInputError
 from edgejpeg.jpeg.colour import check_subsampling
-from edgejpeg.runtime.library import MAX_THREADS
+from edgejpeg.runtime.library import MAX_SIZE, MAX_THREADS
 
 ROUND, TRIM, TRELLIS = 0, 1, 2
+CONTAINERS = {"jfif": 0, "lean": 1}
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,12 @@ class Options:
         subsampling: ``"444"``, ``"422"``, ``"420"`` or ``"gray"``.
         effort: 0 for stored Huffman tables, 1 for optimal ones per frame.
         threads: 1 to 256.
+        progressive: write a progressive file.
+        container: ``"jfif"`` or ``"lean"``.
+        restart_rows: rows of MCUs between restart markers, 1 to 65535; 0 for none.
+        orientation: the EXIF orientation, 1 to 8; None for no EXIF.
+        exact_huffman: at effort 1, count every block of large frames too.
+        sampled_statistics: measure a sample of the rows of large frames.
         trellis: False, True, ``"trim"``, or the trellis' multiplier, above 0.
         measure: keep a frame's statistics and coefficients whatever its tables are.
         timing: take the time of every stage.
@@ -34,6 +41,12 @@ class Options:
     subsampling: str = "420"
     effort: int = 0
     threads: int = 1
+    progressive: bool = False
+    container: str = "jfif"
+    restart_rows: int = 0
+    orientation: int | None = None
+    exact_huffman: bool = False
+    sampled_statistics: bool = False
     trellis: bool | str | float = False
     measure: bool = False
     timing: bool = False
@@ -43,6 +56,11 @@ class Options:
         check_subsampling(self.subsampling)
         check_integer("effort", self.effort, 0, 1)
         check_integer("threads", self.threads, 1, MAX_THREADS)
+        if self.container not in CONTAINERS:
+            raise InvalidInputError(f"container is one of {', '.join(CONTAINERS)}; got {self.container!r}")
+        check_integer("restart_rows", self.restart_rows, 0, MAX_SIZE)
+        if self.orientation is not None:
+            check_integer("orientation", self.orientation, 1, 8)
         if isinstance(self.trellis, str):
             is_allowed = self.trellis == "trim"
         else:
@@ -51,12 +69,24 @@ class Options:
             raise InvalidInputError(
                 f'trellis is False, True, "trim" or a positive, finite multiplier; got {self.trellis!r}'
             )
-        for name in ("measure", "timing", "comment"):
+        for name in ("progressive", "exact_huffman", "sampled_statistics", "measure", "timing", "comment"):
             check_flag(name, getattr(self, name))
+        if self.progressive and self.restart_rows:
+            raise InvalidInputError(
+                f"restart_rows={self.restart_rows} with progressive=True; restart markers are for baseline files: "
+                "leave one of them out"
+            )
 
     def fields(self) -> dict[str, int | float]:
         """The fields of ``edgejpeg_options`` that are not 0, besides the first three."""
-        fields: dict[str, int | float] = {}
+        fields: dict[str, int | float] = {
+            "exact_huffman": int(self.exact_huffman),
+            "sampled_statistics": int(self.sampled_statistics),
+            "container": CONTAINERS[self.container],
+            "progressive": int(self.progressive),
+            "restart_rows": int(self.restart_rows),
+            "orientation": int(self.orientation or 0),
+        }
         if self.trellis is not False:
             fields["quantization"] = TRIM if self.trellis == "trim" else TRELLIS
             if is_positive(self.trellis):

@@ -111,7 +111,8 @@ def test_same_quality_gives_libjpeg_turbo_the_same_tables(folder, tmp_path):
         ours = np.mean([len(encoder.encode(image)) for image in _images(folder)])
     assert report["encoder"]["bytes_per_frame"] == ours
     assert (report["libjpeg_turbo"]["quality"], report["libjpeg_turbo"]["quality_by"]) == (60, "the same quality")
-    assert report["ratio"]["bytes"] == pytest.approx(1, abs=0.03)
+    # Stored Huffman tables against the standard ones.
+    assert 0.9 < report["ratio"]["bytes"] < 1
     assert (report["settings"]["profile"], report["settings"]["threads"]) == (None, 2)
 
 

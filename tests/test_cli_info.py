@@ -13,7 +13,7 @@ from edgejpeg.profile import DeadZone, Level, Profile
 
 
 def _describe(path, capsys, *, as_json: bool) -> str:
-    assert info.run(argparse.Namespace(file=str(path), json=as_json)) == 0
+    assert info.run(argparse.Namespace(file=str(path), json=as_json, c_header=None)) == 0
     return capsys.readouterr().out
 
 

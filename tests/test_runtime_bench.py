@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from edgejpeg.errors import InvalidInputError, NativeLibraryError
+from edgejpeg.jpeg.huffman import STANDARD_TABLES
 from edgejpeg.jpeg.markers import parse_jpeg
 from edgejpeg.jpeg.tables import ijg_tables
 from edgejpeg.runtime import encode_jpeg
@@ -209,8 +210,8 @@ def test_libjpeg_turbo_writes_what_is_said_of_it(turbo, subsampling, photo):
     info = parse_jpeg(data)
     assert (info.width, info.height, info.subsampling, info.process) == (83, 61, subsampling, "baseline")
     assert info.quant_table(0) == ijg_tables(80)[0]
-    # Standard Huffman tables: those of our own file.
-    assert info.huffman == parse_jpeg(encode_jpeg(rgb, quality=80, subsampling=subsampling)).huffman
+    slots = (0,) if subsampling == "gray" else (0, 1)
+    assert info.huffman == {key: table for key, table in STANDARD_TABLES.items() if key[1] in slots}
     decoded = np.asarray(pillow.open(io.BytesIO(data)).convert("RGB")).astype(int)
     expected = rgb if subsampling != "gray" else np.asarray(pillow.fromarray(rgb).convert("L"))[:, :, None]
     assert np.abs(decoded - expected).mean() < 6

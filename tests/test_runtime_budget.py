@@ -236,8 +236,9 @@ def test_dead_zones_equal_the_reference(kind, subsampling, photo, monkeypatch):
         with Encoder(profile, color="rgb", effort=effort) as encoder:
             data = encoder.encode(image)
             tables = [table for table in encoder.last.tables if table is not None]
-        assert data == encode_reference(image, tables, subsampling, effort=effort, dead_zones=zones)
-        assert data != encode_reference(image, tables, subsampling, effort=effort)
+        chosen = {"huffman_tables": parse_jpeg(data).huffman} if effort == 0 else {}
+        assert data == encode_reference(image, tables, subsampling, effort=effort, dead_zones=zones, **chosen)
+        assert data != encode_reference(image, tables, subsampling, effort=effort, **chosen)
         monkeypatch.delenv("EDGEJPEG_BACKEND")
         fast, rounded = (len(Encoder(p, color="rgb", effort=effort).encode(image)) for p in (profile, plain))
         assert abs(fast - len(data)) <= 0.01 * len(data)
@@ -279,7 +280,7 @@ def test_bits_per_pixel_are_a_budget_by_another_name(photo):
 
 
 def test_an_encoder_lives_on_after_a_budget_that_cannot_be_met(photo, rng):
-    small, large = photo(40, 40), rng.integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    small, large = photo(40, 40), rng.integers(0, 256, (400, 400, 3), dtype=np.uint8)
     for kind in ("adaptive", "fixed", "ladder"):
         with Encoder(profile_of(kind), max_bytes=2500) as encoder:
             first = encoder.encode(small)

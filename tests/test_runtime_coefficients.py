@@ -14,7 +14,7 @@ import pytest
 
 from edgejpeg.design.opts import design_gray_table, design_tables
 from edgejpeg.design.statistics import Statistics, block_statistics, image_statistics
-from edgejpeg.jpeg import huffman, reference
+from edgejpeg.jpeg import reference
 from edgejpeg.jpeg.markers import parse_jpeg
 from edgejpeg.jpeg.tables import QuantTable, ijg_tables
 from edgejpeg.jpeg.zigzag import from_zigzag
@@ -85,13 +85,12 @@ def decode_coefficients(data: bytes) -> list[np.ndarray]:
     return [from_zigzag(plane[:rows, :columns]) for plane, (rows, columns) in zip(planes, real, strict=True)]
 
 
-def code_as_the_reference(levels, tables, subsampling, size, effort):
-    """The file that the reference makes of given levels."""
+def code_as_the_reference(levels, tables, subsampling, size, effort, chosen):
+    """The file that the reference makes of given levels; at effort 0 with the Huffman tables that were chosen."""
     tokens = list(reference._tokens(levels, subsampling, size))
     slots = range(1 if subsampling == "gray" else 2)
     if effort == 0:
-        dc = [huffman.STANDARD_DC_LUMA, huffman.STANDARD_DC_CHROMA][: len(slots)]
-        ac = [huffman.STANDARD_AC_LUMA, huffman.STANDARD_AC_CHROMA][: len(slots)]
+        dc, ac = ([chosen[kind, slot] for slot in slots] for kind in (0, 1))
     else:
         dc, ac = ([reference._optimal(tokens, slot, is_ac=is_ac) for slot in slots] for is_ac in (False, True))
     head = reference._headers(size, tables, subsampling, dc, ac, None)
@@ -106,7 +105,9 @@ class Tally:
 
     def add(self, data, image, tables, subsampling, effort=0):
         levels = decode_coefficients(data)
-        assert data == code_as_the_reference(levels, tables, subsampling, image.shape[:2], effort)
+        assert data == code_as_the_reference(
+            levels, tables, subsampling, image.shape[:2], effort, parse_jpeg(data).huffman
+        )
         for index, blocks in enumerate(reference.component_blocks(image, subsampling)):
             difference = np.abs(levels[index] - reference.quantize(blocks, tables[min(index, 1)]))
             assert difference.max() <= 1
@@ -168,7 +169,8 @@ def test_extremes(rng):
         for subsampling in ("444", "420"):
             data = encode_jpeg(image, tables=tables, subsampling=subsampling)
             levels = decode_coefficients(data)
-            assert data == code_as_the_reference(levels, tables, subsampling, image.shape[:2], 0), name
+            chosen = parse_jpeg(data).huffman
+            assert data == code_as_the_reference(levels, tables, subsampling, image.shape[:2], 0, chosen), name
             for index, blocks in enumerate(reference.component_blocks(image, subsampling)):
                 assert np.abs(levels[index] - reference.quantize(blocks, tables[0])).max() <= 1, name
 
@@ -177,7 +179,8 @@ def test_finer_tables_than_the_int16_dct_can_serve_give_the_reference_to_the_byt
     image = photo(60, 90)
     for step in (1, 2, 3, 5):
         tables = (QuantTable(np.full((8, 8), step)),) * 2
-        assert encode_jpeg(image, tables=tables) == reference.encode_reference(image, tables)
+        ours = encode_jpeg(image, tables=tables)
+        assert ours == reference.encode_reference(image, tables, huffman_tables=parse_jpeg(ours).huffman)
 
 
 def test_long_runs(rng):
@@ -196,7 +199,7 @@ def test_long_runs(rng):
     for frame in frames:
         data = encode_jpeg(frame, tables=tables[0])
         levels = decode_coefficients(data)
-        assert data == code_as_the_reference(levels, tables, "gray", frame.shape, 0)
+        assert data == code_as_the_reference(levels, tables, "gray", frame.shape, 0, parse_jpeg(data).huffman)
         assert (
             np.abs(levels[0] - reference.quantize(reference.component_blocks(frame, "gray")[0], tables[0])).max() <= 1
         )
@@ -369,4 +372,8 @@ def test_the_reference_back_end_with_any_tables(effort, photo, rng, monkeypatch)
     for quality in (1, 30, 75, 90):
         for frame in (photo(97, 131), rng.integers(0, 256, (33, 18, 3), dtype=np.uint8)):
             ours = encode_jpeg(frame, quality=quality, subsampling="420", effort=effort, threads=3)
-            assert ours == reference.encode_reference(frame, ijg_tables(quality), "420", effort=effort)
+            chosen = parse_jpeg(ours).huffman if effort == 0 else None
+            expected = reference.encode_reference(
+                frame, ijg_tables(quality), "420", effort=effort, huffman_tables=chosen
+            )
+            assert ours == expected

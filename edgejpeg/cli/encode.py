@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgejpeg.cli.arguments import add_on_error_argument, positive_float, positive_int
+from edgejpeg.cli.encode_raw import add_raw_arguments, encoder_color, run_raw
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +24,9 @@ HELP = "encode images as JPEG with a profile"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="IN", help="image files, or folders of images")
+    parser.add_argument(
+        "inputs", nargs="+", type=Path, metavar="IN", help="image files, or folders of images; or raw video"
+    )
     tables = parser.add_mutually_exclusive_group(required=True)
     tables.add_argument("-p", "--profile", help="a shipped profile's name, or a .toml file")
     tables.add_argument("--quality", type=int, help="the IJG's tables at this quality, 1..100, instead of a profile")
@@ -49,8 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--subsampling", choices=("444", "422", "420", "gray"), help="with --quality (default: 420)")
     parser.add_argument("--effort", type=int, choices=(0, 1), help="0: stored Huffman tables, 1: optimal ones")
+    parser.add_argument("--exact-huffman", action="store_true", help="at effort 1, count all of large frames too")
+    parser.add_argument("--progressive", action="store_true", help="progressive files: smaller, and slower to write")
+    parser.add_argument("--container", choices=("jfif", "lean"), default="jfif", help="lean: fewer header bytes")
+    parser.add_argument(
+        "--restart-rows", type=positive_int, default=0, metavar="N", help="a restart marker every N rows"
+    )
+    parser.add_argument(
+        "--orientation", type=int, choices=range(1, 9), metavar="1..8", help="write an EXIF orientation"
+    )
     parser.add_argument("--threads", type=positive_int, default=1, help="threads (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object per image")
+    add_raw_arguments(parser)
     add_on_error_argument(parser)
 
 
@@ -60,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     from edgejpeg.runtime.frames import read_image
 
     encode, described = _encoder(args)
+    if args.raw is not None:
+        return run_raw(args, encode, _write)
     jobs = _jobs(args.inputs, args.output)
     failed: list[str] = []
     for source, target in jobs:
@@ -87,12 +102,23 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _encoder(args: argparse.Namespace) -> tuple[Callable[[NDArray[np.uint8]], bytes], Callable[[], dict[str, Any]]]:
-    """What encodes one BGR image, with a profile or ordinary JPEG's tables, and what it says of the last one."""
+    """What encodes one frame, with a profile or ordinary JPEG's tables, and what it says of the last one."""
     from edgejpeg.errors import InvalidInputError
     from edgejpeg.profile import load_profile
     from edgejpeg.runtime.encoder import Encoder
     from edgejpeg.runtime.once import encode_jpeg
 
+    written = {
+        "color": encoder_color(args),
+        "yuv_range": args.yuv_range,
+        "effort": args.effort,
+        "threads": args.threads,
+        "progressive": args.progressive,
+        "container": args.container,
+        "restart_rows": args.restart_rows,
+        "orientation": args.orientation,
+        "exact_huffman": args.exact_huffman,
+    }
     if args.profile is None:
         for name in ("water_level", "max_bytes", "target_bpp", "level", "slope", "trellis", "comment"):
             if getattr(args, name) not in (None, False):
@@ -104,9 +130,7 @@ def _encoder(args: argparse.Namespace) -> tuple[Callable[[NDArray[np.uint8]], by
             encode_jpeg,
             quality=args.quality,
             subsampling=args.subsampling or "420",
-            color="bgr",
-            effort=args.effort or 0,
-            threads=args.threads,
+            **(written | {"effort": args.effort or 0}),
         )
         return encode, dict
     profile = load_profile(args.profile)
@@ -117,9 +141,6 @@ def _encoder(args: argparse.Namespace) -> tuple[Callable[[NDArray[np.uint8]], by
         )
     encoder = Encoder(
         profile,
-        color="bgr",
-        effort=args.effort,
-        threads=args.threads,
         water_level=args.water_level,
         max_bytes=args.max_bytes,
         target_bpp=args.target_bpp,
@@ -127,6 +148,7 @@ def _encoder(args: argparse.Namespace) -> tuple[Callable[[NDArray[np.uint8]], by
         slope=args.slope,
         trellis=args.trellis,
         comment=args.comment,
+        **written,
     )
     return encoder.encode, partial(_describe, encoder)
 

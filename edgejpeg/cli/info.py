@@ -17,6 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
     parser.add_argument("file", metavar="FILE", help="a .jpg, .toml or .onnx file, or a shipped profile's name")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--c-header",
+        type=Path,
+        metavar="OUT.h",
+        help="write the profile as a header for programs in C, and print nothing",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
     from edgejpeg.profile import list_profiles, load_profile
 
     path = Path(args.file)
+    if args.c_header is not None:
+        return _write_c_header(args.file, args.c_header)
     if not path.exists() and args.file in list_profiles():
         document = _profile(load_profile(args.file))
     elif path.suffix == ".toml":
@@ -36,6 +44,19 @@ def run(args: argparse.Namespace) -> int:
             raise DataError(f"cannot read {path}: {error.strerror or error}") from error
         document = _onnx(path) if path.suffix == ".onnx" else _jpeg(data)
     print(json.dumps(document, indent=2) if args.json else "\n".join(_lines(document)))
+    return 0
+
+
+def _write_c_header(profile: str, target: Path) -> int:
+    from edgejpeg.errors import DataError
+    from edgejpeg.profile import load_profile
+    from edgejpeg.runtime.c_header import profile_header
+
+    text = profile_header(load_profile(profile))
+    try:
+        target.write_text(text, encoding="ascii")
+    except OSError as error:
+        raise DataError(f"cannot write {target}: {error.strerror or error}; give another --c-header") from error
     return 0
 
 

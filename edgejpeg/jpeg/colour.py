@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,29 @@ SUBSAMPLINGS: dict[str, tuple[int, int]] = {"444": (1, 1), "422": (1, 2), "420":
 """For each subsampling, how many luma rows and columns share one chroma sample."""
 
 
+@dataclass(frozen=True)
+class YuvImage:
+    """An image that is Y, Cb and Cr already, as cameras deliver it.
+
+    Attributes:
+        y: ``(H, W)`` uint8.
+        cb: uint8, H or H/2 rows and W or W/2 columns, each sample for as many pixels.
+        cr: the same.
+        full_range: samples are 0..255, as JPEG has it, and not Y 16..235, Cb and Cr 16..240 (ITU-R BT.601).
+    """
+
+    y: NDArray[np.uint8]
+    cb: NDArray[np.uint8]
+    cr: NDArray[np.uint8]
+    full_range: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W)."""
+        height, width = self.y.shape
+        return height, width
+
+
 def check_subsampling(subsampling: str) -> tuple[int, int]:
     """The (vertical, horizontal) chroma factors of a subsampling, or :class:`InvalidInputError`."""
     if subsampling not in SUBSAMPLINGS:
@@ -53,19 +77,23 @@ def ycbcr_to_rgb(ycbcr: NDArray[Any]) -> NDArray[np.float64]:
     return shifted @ YCBCR_TO_RGB.T
 
 
-def sample_planes(image: NDArray[np.uint8], subsampling: str) -> list[NDArray[np.int32]]:
+def sample_planes(image: NDArray[np.uint8] | YuvImage, subsampling: str) -> list[NDArray[np.int32]]:
     """The level-shifted integer samples that a file codes, padded by replication to whole MCUs.
 
     Luma is rounded once per pixel; a chroma sample is rounded once from the sums over its cell, in 16-bit fixed point.
 
     Args:
         image: ``(H, W, 3)`` uint8 RGB, or ``(H, W)`` uint8 for ``"gray"``. With ``"gray"``, colour gives its luma.
+            A :class:`YuvImage` keeps its samples, but for their range; its chroma is replicated where the file's is
+            finer, and averaged where it is coarser.
         subsampling: ``"444"``, ``"422"``, ``"420"`` or ``"gray"``.
 
     Returns:
         Y, Cb, Cr (Y alone for ``"gray"``) as int32 in -128..127.
     """
     vertical, horizontal = check_subsampling(subsampling)
+    if isinstance(image, YuvImage):
+        return _yuv_planes(image, subsampling)
     image = np.asarray(image)
     if (
         image.dtype != np.uint8
@@ -96,3 +124,16 @@ def _cell_sums(plane: NDArray[np.int32], vertical: int, horizontal: int) -> NDAr
     height, width = plane.shape
     cells = plane.reshape(height // vertical, vertical, width // horizontal, horizontal)
     return cells.sum(axis=(1, 3), dtype=np.int32)
+
+
+def _yuv_planes(image: YuvImage, subsampling: str) -> list[NDArray[np.int32]]:
+    vertical, horizontal = check_subsampling(subsampling)
+    height, width = image.shape
+    luma = pad_to_multiple(image.y, 8 * vertical, 8 * horizontal).astype(np.float64)
+    planes = [luma - 128 if image.full_range else (luma - 16) * (255 / 219) - 128]
+    for chroma in () if subsampling == "gray" else (image.cb, image.cr):
+        fine = chroma.repeat(height // chroma.shape[0], axis=0).repeat(width // chroma.shape[1], axis=1)
+        padded = pad_to_multiple(fine, 8 * vertical, 8 * horizontal).astype(np.int32)
+        mean = _cell_sums(padded, vertical, horizontal) / (vertical * horizontal)
+        planes.append((mean - 128) * (1 if image.full_range else 255 / 224))
+    return [np.clip(np.floor(plane + 0.5), -128, 127).astype(np.int32) for plane in planes]

@@ -67,6 +67,14 @@ STANDARD_AC_CHROMA = HuffmanTable(
 )
 """ITU-T T.81, table K.6."""
 
+STANDARD_TABLES = {
+    (0, 0): STANDARD_DC_LUMA,
+    (1, 0): STANDARD_AC_LUMA,
+    (0, 1): STANDARD_DC_CHROMA,
+    (1, 1): STANDARD_AC_CHROMA,
+}
+"""By (class, slot): class 0 for DC and 1 for AC, slot 0 for luma and 1 for chroma."""
+
 
 def optimal_table(frequencies: NDArray[np.int64]) -> HuffmanTable:
     """The optimal table for symbol frequencies, codes at most 16 bits, all ones reserved [ITU-T T.81, K.2].

@@ -5,14 +5,14 @@ It does what the standard says, one stage after another, on plain arrays. Use :c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edgejpeg.errors import InvalidInputError
 from edgejpeg.jpeg import huffman
-from edgejpeg.jpeg.colour import check_subsampling, sample_planes
+from edgejpeg.jpeg.colour import YuvImage, check_subsampling, sample_planes
 from edgejpeg.jpeg.dct import block_dct
 from edgejpeg.jpeg.huffman import HuffmanTable
 from edgejpeg.jpeg.tables import QuantTable, dead_zone_thresholds
@@ -21,7 +21,7 @@ from edgejpeg.jpeg.zigzag import to_zigzag
 END_OF_BLOCK, SIXTEEN_ZEROS = 0x00, 0xF0
 
 
-def component_blocks(image: NDArray[np.uint8], subsampling: str) -> list[NDArray[np.float64]]:
+def component_blocks(image: NDArray[np.uint8] | YuvImage, subsampling: str) -> list[NDArray[np.float64]]:
     """DCT coefficients of an image's real blocks, one ``(rows, columns, 8, 8)`` float64 array per component.
 
     An MCU at the right or lower edge can hold blocks outside the component; they are coded as zeros and are not here.
@@ -60,21 +60,24 @@ def quantize(
 
 
 def encode_reference(
-    image: NDArray[np.uint8],
+    image: NDArray[np.uint8] | YuvImage,
     tables: Sequence[QuantTable],
     subsampling: str = "420",
     *,
     effort: int = 0,
+    huffman_tables: Mapping[tuple[int, int], HuffmanTable] | None = None,
     dead_zones: Sequence[ArrayLike] | None = None,
     comment: bytes | None = None,
 ) -> bytes:
     """Encode an image as a baseline JFIF file.
 
     Args:
-        image: ``(H, W, 3)`` uint8 RGB, or ``(H, W)`` uint8 with ``subsampling="gray"``.
+        image: ``(H, W, 3)`` uint8 RGB, ``(H, W)`` uint8 with ``subsampling="gray"``, or Y, Cb and Cr.
         tables: the luma and the chroma table; for ``"gray"`` the first one is used.
         subsampling: ``"444"``, ``"422"``, ``"420"`` or ``"gray"``.
         effort: 0 for the standard Huffman tables, 1 for optimal ones.
+        huffman_tables: other ones at effort 0, by (class, slot): class 0 for DC and 1 for AC, slot 0 for luma and 1 for
+            chroma. With ``parse_jpeg(file).huffman`` the oracle codes as another encoder chose to.
         dead_zones: thresholds for luma and chroma as in :func:`quantize`, as many as ``tables`` needs; None rounds.
         comment: bytes of a COM marker, at most 65533.
     """
@@ -82,6 +85,8 @@ def encode_reference(
         raise InvalidInputError(f"{subsampling} needs a luma and a chroma table; got {len(tables)} table")
     if effort not in (0, 1):
         raise InvalidInputError(f"effort is 0 (standard Huffman tables) or 1 (optimal ones); got {effort!r}")
+    if effort == 1 and huffman_tables is not None:
+        raise InvalidInputError("effort 1 makes the Huffman tables; give huffman_tables with effort 0")
     if dead_zones is not None and len(dead_zones) < (1 if subsampling == "gray" else 2):
         raise InvalidInputError(f"{subsampling} needs thresholds for luma and chroma; got {len(dead_zones)} set")
     quantized = [
@@ -91,8 +96,8 @@ def encode_reference(
     tokens = list(_tokens(quantized, subsampling, image.shape[:2]))
     slots = 1 if len(quantized) == 1 else 2
     if effort == 0:
-        dc_tables = [huffman.STANDARD_DC_LUMA, huffman.STANDARD_DC_CHROMA][:slots]
-        ac_tables = [huffman.STANDARD_AC_LUMA, huffman.STANDARD_AC_CHROMA][:slots]
+        given = {**huffman.STANDARD_TABLES, **(huffman_tables or {})}
+        dc_tables, ac_tables = ([given[kind, slot] for slot in range(slots)] for kind in (0, 1))
     else:
         dc_tables = [_optimal(tokens, slot, is_ac=False) for slot in range(slots)]
         ac_tables = [_optimal(tokens, slot, is_ac=True) for slot in range(slots)]

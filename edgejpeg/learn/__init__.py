@@ -1,4 +1,4 @@
-"""What runs at the desk, not on the device: sensitivities of a network, tables learned for it, the JPEG transform.
+"""What runs at the desk, not on the device: sensitivities of a network, tables learned for it, the JPEG layer, data.
 
 Names are loaded when first used; importing this package imports neither torch nor Pillow.
 """
@@ -8,11 +8,20 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from edgejpeg._optional import require
+
 if TYPE_CHECKING:
     from edgejpeg.learn.data import Batch as Batch
     from edgejpeg.learn.data import ImageData as ImageData
     from edgejpeg.learn.data import open_data as open_data
     from edgejpeg.learn.entropy import file_bytes as file_bytes
+    from edgejpeg.learn.initial import constant_tables as constant_tables
+    from edgejpeg.learn.initial import tables_from_magnitudes as tables_from_magnitudes
+    from edgejpeg.learn.initial import tables_from_sensitivity as tables_from_sensitivity
+    from edgejpeg.learn.layer import JpegLayer as JpegLayer
+    from edgejpeg.learn.quantizer import annealed_hardness as annealed_hardness
+    from edgejpeg.learn.quantizer import hard_quantize as hard_quantize
+    from edgejpeg.learn.quantizer import soft_quantize as soft_quantize
     from edgejpeg.learn.sensitivity import Sensitivity as Sensitivity
     from edgejpeg.learn.sensitivity import estimate_sensitivity as estimate_sensitivity
     from edgejpeg.learn.tables import LearnedTables as LearnedTables
@@ -21,12 +30,19 @@ if TYPE_CHECKING:
 _HOME = {
     "Batch": "edgejpeg.learn.data",
     "ImageData": "edgejpeg.learn.data",
+    "JpegLayer": "edgejpeg.learn.layer",
     "LearnedTables": "edgejpeg.learn.tables",
     "Sensitivity": "edgejpeg.learn.sensitivity",
+    "annealed_hardness": "edgejpeg.learn.quantizer",
+    "constant_tables": "edgejpeg.learn.initial",
     "estimate_sensitivity": "edgejpeg.learn.sensitivity",
     "file_bytes": "edgejpeg.learn.entropy",
+    "hard_quantize": "edgejpeg.learn.quantizer",
     "learn_tables": "edgejpeg.learn.tables",
     "open_data": "edgejpeg.learn.data",
+    "soft_quantize": "edgejpeg.learn.quantizer",
+    "tables_from_magnitudes": "edgejpeg.learn.initial",
+    "tables_from_sensitivity": "edgejpeg.learn.initial",
 }
 
 __all__ = sorted(_HOME)
@@ -35,6 +51,7 @@ __all__ = sorted(_HOME)
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    require("torch", extra="train", purpose=f"edgejpeg.learn.{name}")
     value = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value
     return value

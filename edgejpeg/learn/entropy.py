@@ -2,7 +2,7 @@
 
 The value is counted, not modelled: the levels are rounded as the encoder rounds them, put in scan order, and turned
 into the symbols of baseline JPEG [ITU-T T.81, F.1.2] (categories of DC differences, run and size of AC levels, ends of
-blocks); the symbols are weighed by code lengths, those of the standard tables or of tables made for the image, and
+blocks); the symbols are weighed by code lengths, those of stored tables or of tables made for the image, and
 value bits and headers are added. What is estimated is the byte stuffing alone, by its mean over natural images.
 
 The gradient is that of the expected number of bits when the places at which a level jumps are smeared out. A
@@ -29,6 +29,7 @@ from edgejpeg.errors import InvalidInputError
 from edgejpeg.jpeg import huffman
 from edgejpeg.jpeg.colour import check_subsampling
 from edgejpeg.jpeg.huffman import HuffmanTable
+from edgejpeg.jpeg.huffman_sets import STORED_TABLES
 from edgejpeg.jpeg.zigzag import ZIGZAG
 
 KERNEL_HALF_WIDTH = 0.125
@@ -43,11 +44,11 @@ _STUFFING = 1.0039  # bytes of a scan over those before 0x00 is put behind 0xFF
 Choices = tuple[Sequence[HuffmanTable], Sequence[HuffmanTable]]
 """DC and AC tables among which an encoder chooses for an image."""
 
-STANDARD_CHOICES: tuple[Choices, Choices] = (
-    ((huffman.STANDARD_DC_LUMA,), (huffman.STANDARD_AC_LUMA,)),
-    ((huffman.STANDARD_DC_CHROMA,), (huffman.STANDARD_AC_CHROMA,)),
+STORED_CHOICES: tuple[Choices, Choices] = (
+    (STORED_TABLES[0, 0], STORED_TABLES[1, 0]),
+    (STORED_TABLES[0, 1], STORED_TABLES[1, 1]),
 )
-"""For luma and chroma the tables of Annex K alone."""
+"""For luma and chroma those of the encoder at effort 0."""
 
 
 def file_bytes(
@@ -57,7 +58,7 @@ def file_bytes(
     *,
     thresholds: Sequence[Tensor] | None = None,
     effort: int = 1,
-    stored: Sequence[Choices] = STANDARD_CHOICES,
+    stored: Sequence[Choices] = STORED_CHOICES,
 ) -> Tensor:
     """The size of each image's file in bytes, differentiable in the levels and in the thresholds.
 
@@ -83,7 +84,7 @@ def file_bytes(
     if len(levels) != components:
         raise InvalidInputError(f"{subsampling} has {components} components; got levels of {len(levels)}")
     if effort not in (0, 1):
-        raise InvalidInputError(f"effort is 0 (standard Huffman tables) or 1 (optimal ones); got {effort!r}")
+        raise InvalidInputError(f"effort is 0 (stored Huffman tables) or 1 (optimal ones); got {effort!r}")
     slots = min(components, 2)
     if thresholds is not None and (len(thresholds) < slots or any(t.shape != (8, 8) for t in thresholds)):
         raise InvalidInputError(

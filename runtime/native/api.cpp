@@ -1,7 +1,5 @@
 // The C interface: every argument is checked here, and every failure becomes a status with a message.
 #include <cmath>
-#include <cstdarg>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -9,6 +7,8 @@
 #include "backend.h"
 #include "edgejpeg.h"
 #include "encoder.h"
+#include "error.h"
+#include "image.h"
 
 struct edgejpeg_encoder {
   edgejpeg::Encoder encoder;
@@ -16,26 +16,10 @@ struct edgejpeg_encoder {
 
 namespace {
 
+using edgejpeg::check_range;
 using edgejpeg::Encoder;
-
-thread_local char last_error[256] = "no error";
-
-[[gnu::format(printf, 2, 3)]] edgejpeg_status fail(edgejpeg_status status, const char* format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  std::vsnprintf(last_error, sizeof(last_error), format, arguments);
-  va_end(arguments);
-  return status;
-}
-
-edgejpeg_status fail_null(const char* function, const char* argument) {
-  return fail(EDGEJPEG_INVALID_ARGUMENT, "%s: %s is NULL", function, argument);
-}
-
-edgejpeg_status check_range(const char* name, long long value, long long low, long long high) {
-  if (value >= low && value <= high) return EDGEJPEG_OK;
-  return fail(EDGEJPEG_INVALID_ARGUMENT, "%s is %lld; it is an integer from %lld to %lld", name, value, low, high);
-}
+using edgejpeg::fail;
+using edgejpeg::fail_null;
 
 edgejpeg_status check_table(const char* name, const uint8_t* table) {
   for (int i = 0; i < 64; ++i) {
@@ -67,6 +51,45 @@ edgejpeg_status check_dead_zone(const char* name, const double* thresholds) {
   return EDGEJPEG_OK;
 }
 
+edgejpeg_status check_options(const edgejpeg_options& options) {
+  const struct {
+    const char* name;
+    int32_t value;
+    int32_t low;
+    int32_t high;
+  } fields[] = {
+      {"subsampling", options.subsampling, EDGEJPEG_444, EDGEJPEG_GRAY},
+      {"effort", options.effort, 0, 1},
+      {"threads", options.threads, 1, EDGEJPEG_MAX_THREADS},
+      {"standard_huffman", options.standard_huffman, 0, 1},
+      {"exact_huffman", options.exact_huffman, 0, 1},
+      {"sampled_statistics", options.sampled_statistics, 0, 1},
+      {"container", options.container, EDGEJPEG_JFIF, EDGEJPEG_LEAN},
+      {"progressive", options.progressive, 0, 1},
+      {"restart_rows", options.restart_rows, 0, EDGEJPEG_MAX_SIZE},
+      {"orientation", options.orientation, 0, 8},
+      {"quantization", options.quantization, EDGEJPEG_ROUND, EDGEJPEG_TRELLIS},
+      {"keep_statistics", options.keep_statistics, 0, 1},
+      {"timing", options.timing, 0, 1},
+      {"comment_control", options.comment_control, 0, 1},
+  };
+  for (const auto& field : fields) {
+    if (const auto status = check_range(field.name, field.value, field.low, field.high)) return status;
+  }
+  if (!std::isfinite(options.trellis_weight) || options.trellis_weight < 0) {
+    return fail(EDGEJPEG_INVALID_ARGUMENT, "trellis_weight is %g; it is finite and not negative",
+                options.trellis_weight);
+  }
+  if (options.progressive != 0 && options.restart_rows != 0) {
+    return fail(EDGEJPEG_INVALID_ARGUMENT, "progressive is 1 and restart_rows is %d; one of them is 0",
+                static_cast<int>(options.restart_rows));
+  }
+  if (options.progressive != 0 && options.standard_huffman != 0) {
+    return fail(EDGEJPEG_INVALID_ARGUMENT, "progressive and standard_huffman are 1; one of them is 0");
+  }
+  return EDGEJPEG_OK;
+}
+
 edgejpeg_status check_level(const char* function, const edgejpeg_level& level, double rate_below) {
   if (level.luma == nullptr) return fail_null(function, "luma of a level");
   if (const auto status = check_table("luma", level.luma)) return status;
@@ -85,36 +108,43 @@ edgejpeg_status check_ladder(const Encoder& encoder) {
   return fail(EDGEJPEG_NOT_READY, "no ladder yet; call edgejpeg_encoder_set_ladder");
 }
 
-edgejpeg_status check_image(const edgejpeg_image& image) {
-  if (image.pixels == nullptr) return fail_null("edgejpeg_encoder_encode", "image->pixels");
-  if (const auto status = check_range("image width", image.width, 1, EDGEJPEG_MAX_SIZE)) return status;
-  if (const auto status = check_range("image height", image.height, 1, EDGEJPEG_MAX_SIZE)) return status;
-  return check_range("image format", image.format, EDGEJPEG_RGB, EDGEJPEG_LUMA);
+edgejpeg_status encode(const char* function, Encoder& core, const edgejpeg_image& image, size_t* size) {
+  if (const auto status = edgejpeg::check_image(function, image)) return status;
+  if (core.mode() == Encoder::Mode::kNone) {
+    return fail(EDGEJPEG_NOT_READY, "no tables yet; call edgejpeg_encoder_set_tables or edgejpeg_encoder_set_design");
+  }
+  if (core.mode() != Encoder::Mode::kDesigned && !core.has_chroma_table() && !core.is_gray(image)) {
+    return fail(EDGEJPEG_NOT_READY, "a colour frame needs a chroma table; give one with the luma table");
+  }
+  const size_t interval = core.restart_interval(image);
+  if (interval > EDGEJPEG_MAX_RESTART_INTERVAL) {
+    return fail(EDGEJPEG_INVALID_ARGUMENT,
+                "a restart interval of %zu MCUs for a frame of %d x %d; at most %d: choose a "
+                "smaller restart_rows",
+                interval, static_cast<int>(image.width), static_cast<int>(image.height), EDGEJPEG_MAX_RESTART_INTERVAL);
+  }
+  const edgejpeg_status status = core.encode(image);
+  if (status == EDGEJPEG_BUDGET_NOT_MET) {
+    *size = core.smallest_size();
+    return fail(status, "no table meets the budget: the smallest file of this frame has %zu bytes", *size);
+  }
+  if (status != EDGEJPEG_OK) {
+    return fail(EDGEJPEG_OUT_OF_MEMORY, "not enough memory to encode a frame of %d x %d", static_cast<int>(image.width),
+                static_cast<int>(image.height));
+  }
+  *size = core.file().size();
+  return EDGEJPEG_OK;
 }
 
 }  // namespace
 
 const char* edgejpeg_version(void) { return EDGEJPEG_VERSION; }
 
-const char* edgejpeg_last_error(void) { return last_error; }
-
 edgejpeg_status edgejpeg_encoder_create(const edgejpeg_options* options, edgejpeg_encoder** encoder) {
   if (encoder == nullptr) return fail_null(__func__, "encoder");
   *encoder = nullptr;
   if (options == nullptr) return fail_null(__func__, "options");
-  if (const auto status = check_range("subsampling", options->subsampling, EDGEJPEG_444, EDGEJPEG_GRAY)) return status;
-  if (const auto status = check_range("effort", options->effort, 0, 1)) return status;
-  if (const auto status = check_range("threads", options->threads, 1, EDGEJPEG_MAX_THREADS)) return status;
-  if (const auto status = check_range("quantization", options->quantization, EDGEJPEG_ROUND, EDGEJPEG_TRELLIS)) {
-    return status;
-  }
-  if (!std::isfinite(options->trellis_weight) || options->trellis_weight < 0) {
-    return fail(EDGEJPEG_INVALID_ARGUMENT, "trellis_weight is %g; it is finite and not negative",
-                options->trellis_weight);
-  }
-  if (const auto status = check_range("keep_statistics", options->keep_statistics, 0, 1)) return status;
-  if (const auto status = check_range("timing", options->timing, 0, 1)) return status;
-  if (const auto status = check_range("comment_control", options->comment_control, 0, 1)) return status;
+  if (const auto status = check_options(*options)) return status;
   const char* const wanted = std::getenv("EDGEJPEG_BACKEND");
   const edgejpeg::Backend* const backend = edgejpeg::choose_backend(wanted);
   if (backend == nullptr) {
@@ -254,25 +284,29 @@ edgejpeg_status edgejpeg_encoder_encode(edgejpeg_encoder* encoder, const edgejpe
   if (size == nullptr) return fail_null(__func__, "size");
   *data = nullptr;
   *size = 0;
-  if (const auto status = check_image(*image)) return status;
-  Encoder& core = encoder->encoder;
-  if (core.mode() == Encoder::Mode::kNone) {
-    return fail(EDGEJPEG_NOT_READY, "no tables yet; call edgejpeg_encoder_set_tables or edgejpeg_encoder_set_design");
+  if (const auto status = encode(__func__, encoder->encoder, *image, size)) return status;
+  *data = encoder->encoder.file().data();
+  return EDGEJPEG_OK;
+}
+
+edgejpeg_status edgejpeg_encoder_encode_to(edgejpeg_encoder* encoder, const edgejpeg_image* image, uint8_t* out,
+                                           size_t capacity, size_t* size) {
+  if (encoder == nullptr) return fail_null(__func__, "encoder");
+  if (image == nullptr) return fail_null(__func__, "image");
+  if (out == nullptr && capacity > 0) return fail_null(__func__, "out");
+  if (size == nullptr) return fail_null(__func__, "size");
+  *size = 0;
+  if (const auto status = edgejpeg::check_image(__func__, *image)) return status;
+  if (edgejpeg::overlaps(*image, out, capacity)) {
+    return fail(EDGEJPEG_INVALID_ARGUMENT, "%s: the %zu bytes of out overlap the memory of the image", __func__,
+                capacity);
   }
-  if (core.mode() != Encoder::Mode::kDesigned && !core.has_chroma_table() && !core.is_gray(*image)) {
-    return fail(EDGEJPEG_NOT_READY, "a colour frame needs a chroma table; give one with the luma table");
+  if (const auto status = encode(__func__, encoder->encoder, *image, size)) return status;
+  if (*size > capacity) {
+    return fail(EDGEJPEG_BUFFER_TOO_SMALL, "the file has %zu bytes, the buffer %zu; give a larger one", *size,
+                capacity);
   }
-  const edgejpeg_status status = core.encode(*image);
-  if (status == EDGEJPEG_BUDGET_NOT_MET) {
-    *size = core.smallest_size();
-    return fail(status, "no table meets the budget: the smallest file of this frame has %zu bytes", *size);
-  }
-  if (status != EDGEJPEG_OK) {
-    return fail(EDGEJPEG_OUT_OF_MEMORY, "not enough memory to encode a frame of %d x %d",
-                static_cast<int>(image->width), static_cast<int>(image->height));
-  }
-  *data = core.file().data();
-  *size = core.file().size();
+  std::memcpy(out, encoder->encoder.file().data(), *size);
   return EDGEJPEG_OK;
 }
 
@@ -308,7 +342,7 @@ edgejpeg_status edgejpeg_encoder_result(const edgejpeg_encoder* encoder, edgejpe
 edgejpeg_status edgejpeg_encoder_swe(edgejpeg_encoder* encoder, double swe[3]) {
   if (encoder == nullptr) return fail_null(__func__, "encoder");
   if (swe == nullptr) return fail_null(__func__, "swe");
-  if (!encoder->encoder.has_statistics()) {
+  if (!encoder->encoder.has_all_coefficients()) {
     return fail(EDGEJPEG_NOT_READY,
                 "no coefficients: the last frame had given tables and needed none, or there was none");
   }

@@ -3,7 +3,7 @@
 
 #include "backend.h"
 #include "dct.h"
-#include "entropy_kernel.h"
+#include "token_kernel.h"
 
 namespace edgejpeg {
 namespace {
@@ -15,157 +15,6 @@ inline Vector load_twice(const void* p) {
   return _mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(p)));
 }
 inline void store(void* p, Vector v) { _mm256_storeu_si256(static_cast<Vector*>(p), v); }
-
-// --- colour ---
-
-struct Pixels {
-  Vector red;
-  Vector green;
-  Vector blue;
-};
-
-// Byte i of a result comes from `chosen` where mask i is set.
-inline Vector choose(Vector other, Vector chosen, Vector mask) { return _mm256_blendv_epi8(other, chosen, mask); }
-
-// 32 pixels, 16 in each half: byte i of the three loaded vectors holds channel i, i + 1 and i + 2 modulo 3.
-template <bool bgr>
-inline Pixels load_pixels(const uint8_t* p) {
-  alignas(16) static constexpr uint8_t kModulo0[16] = {255, 0, 0, 255, 0, 0, 255, 0, 0, 255, 0, 0, 255, 0, 0, 255};
-  alignas(16) static constexpr uint8_t kModulo1[16] = {0, 255, 0, 0, 255, 0, 0, 255, 0, 0, 255, 0, 0, 255, 0, 0};
-  alignas(16) static constexpr uint8_t kOrder[3][16] = {{0, 3, 6, 9, 12, 15, 2, 5, 8, 11, 14, 1, 4, 7, 10, 13},
-                                                        {1, 4, 7, 10, 13, 0, 3, 6, 9, 12, 15, 2, 5, 8, 11, 14},
-                                                        {2, 5, 8, 11, 14, 1, 4, 7, 10, 13, 0, 3, 6, 9, 12, 15}};
-  const auto part = [p](size_t offset) {
-    const Vector low = _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + offset)));
-    return _mm256_inserti128_si256(low, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 48 + offset)), 1);
-  };
-  const Vector a = part(0);
-  const Vector b = part(16);
-  const Vector c = part(32);
-  const Vector is_0 = load_twice(kModulo0);
-  const Vector is_1 = load_twice(kModulo1);
-  const Vector first = choose(choose(b, a, is_0), c, is_1);
-  const Vector second = choose(choose(c, a, is_1), b, is_0);
-  const Vector third = choose(choose(a, b, is_1), c, is_0);
-  const Vector channel[3] = {_mm256_shuffle_epi8(first, load_twice(kOrder[0])),
-                             _mm256_shuffle_epi8(second, load_twice(kOrder[1])),
-                             _mm256_shuffle_epi8(third, load_twice(kOrder[2]))};
-  return {channel[bgr ? 2 : 0], channel[1], channel[bgr ? 0 : 2]};
-}
-
-// Two int16 of every 32-bit lane: what a red and a blue difference are multiplied with.
-inline Vector weights(int red, int blue) {
-  return _mm256_set1_epi32(static_cast<int>(static_cast<uint32_t>(blue) << 16 | (static_cast<uint32_t>(red) & 0xFFFF)));
-}
-
-// The weights of a colour component sum to 65536 or 0, so that the differences to green are enough:
-// Y = G + (19595 (R - G) + 7471 (B - G) + 32768 >> 16). `pairs` holds R - G, B - G for eight pixels.
-inline Vector luma_above_green(Vector pairs) {
-  const Vector sum = _mm256_madd_epi16(pairs, weights(19595, 7471));
-  return _mm256_srai_epi32(_mm256_add_epi32(sum, _mm256_set1_epi32(32768)), 16);
-}
-
-// Cb = (32768 (B - G) - 11059 (R - G) + half) >> shift; -32768 fits int16, so the negative is subtracted.
-template <int log2_pixels>
-inline Vector chroma(Vector low, Vector high, Vector negative_weights) {
-  const Vector half = _mm256_set1_epi32(32768 << log2_pixels);
-  const auto scaled = [=](Vector pairs) {
-    return _mm256_srai_epi32(_mm256_sub_epi32(half, _mm256_madd_epi16(pairs, negative_weights)), 16 + log2_pixels);
-  };
-  return _mm256_packs_epi32(scaled(low), scaled(high));
-}
-
-// The differences to green of 32 pixels: pairs [2 * i + j] for eight of them each, in the order of the unpackings.
-struct Differences {
-  Vector pairs[4];
-};
-
-inline Differences differences(const Pixels& p) {
-  const Vector minus = _mm256_set1_epi16(static_cast<int16_t>(0xFF01));  // 1, -1
-  const auto difference_low = [=](Vector v) { return _mm256_maddubs_epi16(_mm256_unpacklo_epi8(v, p.green), minus); };
-  const auto difference_high = [=](Vector v) { return _mm256_maddubs_epi16(_mm256_unpackhi_epi8(v, p.green), minus); };
-  const Vector red_low = difference_low(p.red);
-  const Vector red_high = difference_high(p.red);
-  const Vector blue_low = difference_low(p.blue);
-  const Vector blue_high = difference_high(p.blue);
-  return {{_mm256_unpacklo_epi16(red_low, blue_low), _mm256_unpackhi_epi16(red_low, blue_low),
-           _mm256_unpacklo_epi16(red_high, blue_high), _mm256_unpackhi_epi16(red_high, blue_high)}};
-}
-
-inline void store_luma(const Differences& d, Vector green, int8_t* y) {
-  const Vector zero = _mm256_setzero_si256();
-  const Vector low = _mm256_add_epi16(_mm256_packs_epi32(luma_above_green(d.pairs[0]), luma_above_green(d.pairs[1])),
-                                      _mm256_unpacklo_epi8(green, zero));
-  const Vector high = _mm256_add_epi16(_mm256_packs_epi32(luma_above_green(d.pairs[2]), luma_above_green(d.pairs[3])),
-                                       _mm256_unpackhi_epi8(green, zero));
-  store(y, _mm256_xor_si256(_mm256_packus_epi16(low, high), _mm256_set1_epi8(static_cast<char>(0x80))));
-}
-
-inline Vector cb_weights() { return weights(11059, -32768); }
-inline Vector cr_weights() { return weights(-32768, 5329); }
-
-// 16 cells of 2^log2_pixels pixels from the sums of their differences.
-template <int log2_pixels>
-inline void store_cells(Vector red, Vector blue, int8_t* cb, int8_t* cr) {
-  const Vector low = _mm256_unpacklo_epi16(red, blue);
-  const Vector high = _mm256_unpackhi_epi16(red, blue);
-  // The saturation turns 128 into 127.
-  const Vector both =
-      _mm256_packs_epi16(chroma<log2_pixels>(low, high, cb_weights()), chroma<log2_pixels>(low, high, cr_weights()));
-  const Vector ordered = _mm256_permute4x64_epi64(both, 0xD8);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(cb), _mm256_castsi256_si128(ordered));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(cr), _mm256_extracti128_si256(ordered, 1));
-}
-
-inline Vector add_neighbours(Vector bytes) { return _mm256_maddubs_epi16(bytes, _mm256_set1_epi8(1)); }
-
-template <bool bgr>
-void convert_luma(const uint8_t* pixels, size_t count, int8_t* y) {
-  for (size_t x = 0; x < count; x += kPixelGroup) {
-    const Pixels p = load_pixels<bgr>(pixels + 3 * x);
-    store_luma(differences(p), p.green, y + x);
-  }
-}
-
-template <bool bgr>
-void convert_444(const uint8_t* pixels, size_t count, int8_t* y, int8_t* cb, int8_t* cr) {
-  for (size_t x = 0; x < count; x += kPixelGroup) {
-    const Pixels p = load_pixels<bgr>(pixels + 3 * x);
-    const Differences d = differences(p);
-    store_luma(d, p.green, y + x);
-    const auto component = [&d](Vector negative_weights) {
-      return _mm256_packs_epi16(chroma<0>(d.pairs[0], d.pairs[1], negative_weights),
-                                chroma<0>(d.pairs[2], d.pairs[3], negative_weights));
-    };
-    store(cb + x, component(cb_weights()));
-    store(cr + x, component(cr_weights()));
-  }
-}
-
-template <bool bgr>
-void convert_422(const uint8_t* pixels, size_t count, int8_t* y, int8_t* cb, int8_t* cr) {
-  for (size_t x = 0; x < count; x += kPixelGroup) {
-    const Pixels p = load_pixels<bgr>(pixels + 3 * x);
-    store_luma(differences(p), p.green, y + x);
-    const Vector green = add_neighbours(p.green);
-    store_cells<1>(_mm256_sub_epi16(add_neighbours(p.red), green), _mm256_sub_epi16(add_neighbours(p.blue), green),
-                   cb + x / 2, cr + x / 2);
-  }
-}
-
-template <bool bgr>
-void convert_420(const uint8_t* const pixels[2], size_t count, int8_t* const y[2], int8_t* cb, int8_t* cr) {
-  for (size_t x = 0; x < count; x += kPixelGroup) {
-    const Pixels upper = load_pixels<bgr>(pixels[0] + 3 * x);
-    store_luma(differences(upper), upper.green, y[0] + x);
-    const Pixels lower = load_pixels<bgr>(pixels[1] + 3 * x);
-    store_luma(differences(lower), lower.green, y[1] + x);
-    const auto sum = [](Vector a, Vector b) { return _mm256_add_epi16(add_neighbours(a), add_neighbours(b)); };
-    const Vector green = sum(upper.green, lower.green);
-    store_cells<2>(_mm256_sub_epi16(sum(upper.red, lower.red), green),
-                   _mm256_sub_epi16(sum(upper.blue, lower.blue), green), cb + x / 2, cr + x / 2);
-  }
-}
 
 // --- DCT ---
 
@@ -365,6 +214,7 @@ template <bool narrow, bool has_dead_zone>
 void quantise_pairs(const int16_t* coefficients, size_t pairs, const Quantiser& quantiser, Block* blocks,
                     int16_t* levels) {
   for (size_t pair = 0; pair < pairs; ++pair, coefficients += kPairSize, blocks += 2, levels += kPairSize) {
+    for (size_t i = 0; i < kPairSize; i += 32) __builtin_prefetch(coefficients + kPairsAhead * kPairSize + i);
     Vector lines[8];
     Vector first = _mm256_setzero_si256();
     Vector bits = _mm256_setzero_si256();
@@ -414,6 +264,17 @@ void quantise(const int16_t* coefficients, size_t pairs, const Quantiser& quanti
   quantise_all(coefficients, pairs, quantiser, blocks, levels);
 }
 
+// --- entropy coding ---
+
+struct Compact {
+  static void move(const int8_t* levels, const uint8_t* order, uint8_t base, uint8_t* level, uint8_t* place) {
+    const __m128i from = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(order));
+    const __m128i all = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(levels));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(level), _mm_shuffle_epi8(all, from));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(place), _mm_add_epi8(from, _mm_set1_epi8(static_cast<char>(base))));
+  }
+};
+
 // --- stuffing ---
 
 uint8_t* append(const uint8_t* in, size_t bytes, unsigned shift, uint8_t* out) {
@@ -444,29 +305,17 @@ uint8_t* append(const uint8_t* in, size_t bytes, unsigned shift, uint8_t* out) {
   return out;
 }
 
-// --- choice of the order of channels ---
-
-void convert_any_luma(const uint8_t* pixels, bool bgr, size_t count, int8_t* y) {
-  (bgr ? convert_luma<true> : convert_luma<false>)(pixels, count, y);
-}
-
-void convert_any_444(const uint8_t* pixels, bool bgr, size_t count, int8_t* y, int8_t* cb, int8_t* cr) {
-  (bgr ? convert_444<true> : convert_444<false>)(pixels, count, y, cb, cr);
-}
-
-void convert_any_422(const uint8_t* pixels, bool bgr, size_t count, int8_t* y, int8_t* cb, int8_t* cr) {
-  (bgr ? convert_422<true> : convert_422<false>)(pixels, count, y, cb, cr);
-}
-
-void convert_any_420(const uint8_t* const pixels[2], bool bgr, size_t count, int8_t* const y[2], int8_t* cb,
-                     int8_t* cr) {
-  (bgr ? convert_420<true> : convert_420<false>)(pixels, count, y, cb, cr);
-}
-
 }  // namespace
 
-const Backend kAvx2Backend = {"avx2",    convert_any_luma, convert_any_444, convert_any_422,  convert_any_420,
-                              transform, accumulate,       quantise,        quantise_exactly, count_row,
-                              write_row, append,           nullptr};
+const Backend kAvx2Backend = {"avx2",
+                              &kAvx2Colour,
+                              transform,
+                              accumulate,
+                              quantise,
+                              quantise_exactly,
+                              count_tokens<Compact>,
+                              write_tokens<Compact>,
+                              append,
+                              nullptr};
 
 }  // namespace edgejpeg

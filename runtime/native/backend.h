@@ -1,14 +1,15 @@
 // The inner loops, once per instruction set, behind one table of functions.
 //
 // Every back end does the same integer arithmetic, so that all give the same bytes. scalar.cpp is the plain version to
-// read; each of the others is a translation unit with compile flags of its own, and is entered only after the processor
-// was asked.
+// read; each of the others has translation units with compile flags of their own, and is entered only after the
+// processor was asked.
 #ifndef EDGEJPEG_BACKEND_H_
 #define EDGEJPEG_BACKEND_H_
 
 #include <cstddef>
 #include <cstdint>
 
+#include "colour_kernels.h"
 #include "geometry.h"
 #include "huffman.h"
 #include "quantise.h"
@@ -16,19 +17,13 @@
 
 namespace edgejpeg {
 
-// Colour kernels take packed pixels of three bytes, this many at a time.
-constexpr size_t kPixelGroup = 32;
-
 // Coefficients are kept for two neighbouring blocks together, in transposed order: [horizontal frequency][block]
 // [vertical frequency], scaled by kDctScale (dct.h).
 constexpr size_t kPairSize = 2 * kBlockSize;
 
-// Rows of interleaved pixels; `bgr` tells the order. `count` is a multiple of kPixelGroup. Samples are level-shifted.
-using LumaKernel = void (*)(const uint8_t* pixels, bool bgr, size_t count, int8_t* y);
-using ChromaKernel = void (*)(const uint8_t* pixels, bool bgr, size_t count, int8_t* y, int8_t* cb, int8_t* cr);
-// Two rows: `pixels[i]` gives `y[i]`.
-using ChromaKernel420 = void (*)(const uint8_t* const pixels[2], bool bgr, size_t count, int8_t* const y[2], int8_t* cb,
-                                 int8_t* cr);
+// Stored coefficients are fetched this many pairs before they are quantised: those of a large frame are in no near
+// cache.
+constexpr size_t kPairsAhead = 16;
 
 // The blocks of one row of MCUs.
 struct McuRow {
@@ -51,10 +46,7 @@ constexpr size_t kBitSlack = 64;
 struct Backend {
   const char* name;
 
-  LumaKernel luma;
-  ChromaKernel convert_444;
-  ChromaKernel convert_422;
-  ChromaKernel420 convert_420;
+  const ColourKernels* colour;
 
   // The DCT of `pairs` pairs of blocks from 8 rows of samples.
   void (*transform)(const int8_t* samples, size_t stride, size_t pairs, int16_t* coefficients);
@@ -75,7 +67,7 @@ struct Backend {
   void (*count)(const McuRow& row, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac);
 
   // Writes the codes of a row of MCUs from the first bit of `out` on, not stuffed, filled with zeros to a whole byte
-  // and kBitSlack beyond. Returns the number of bits.
+  // and kBitSlack beyond. Returns the number of bits. `codes`, by slot, are parts of one object.
   size_t (*write)(const McuRow& row, int* previous_dc, const EntropyCodes* const codes[2], uint8_t* out);
 
   // Appends `bytes` bytes to the file, moved `shift` (0..7) bits down, the gap filled from in[-1], with a zero stuffed

@@ -135,19 +135,20 @@ double Encoder::counted_bytes(const edgejpeg_image& image, size_t blocks) {
     quantiser_[slot] = make_quantiser(used_[slot], used_dead_zone_[slot]);
   }
   choose_trellis_lengths(image);
+  // Stored tables are those that the file will have; tables of its own are made for what is counted.
+  const bool is_stored = source_ == HuffmanSource::kStandard || source_ == HuffmanSource::kStored;
+  if (is_stored) choose_from_sample(image);
   const size_t rows = count_symbols(image, sampling_stride(blocks, kMaxStride));
+  if (!is_stored) make_optimal_tables(false);
   exact_ = was_exact;
   sums_errors_ = exact_ && is_kept_;
-  if (effort_ > 0) make_optimal_tables();
-  const EntropyCodes* const codes = effort_ > 0 ? optimal_codes_ : standard_codes_;
   const size_t slots = geometry_.components == 1 ? 1 : 2;
   double bytes = kSegmentBytes[slots - 1] + static_cast<double>(comment_size_);
   uint64_t bits = 0;
   for (size_t slot = 0; slot < slots; ++slot) {
-    bytes += static_cast<double>(effort_ > 0 ? dc_[slot].size + ac_[slot].size
-                                             : kStandardDc[slot].size + kStandardAc[slot].size);
-    bits += bits_of(workers_[0].dc[slot], codes[slot].dc_code, 16) +
-            bits_of(workers_[0].ac[slot], codes[slot].ac_code, 256);
+    bytes += static_cast<double>(dc_[slot].size + ac_[slot].size);
+    bits += bits_of(workers_[0].dc[slot], codes_[slot]->words + kDcCodeIndex, 16) +
+            bits_of(workers_[0].ac[slot], codes_[slot]->words + kAcCodeIndex, 256);
   }
   const double share = static_cast<double>(rows) / static_cast<double>(geometry_.mcu_rows);
   return bytes + kStuffing / 8 * static_cast<double>(bits) / share;

@@ -16,7 +16,8 @@ namespace edgejpeg {
 // The samples (-128..127) of one row of MCUs, padded by replication, and the memory to make them. Small enough to stay
 // in a processor's cache.
 struct Strip {
-  Buffer<uint8_t> packed[2];  // rows whose pixels were not three adjacent bytes apart
+  Buffer<uint8_t> packed[2];  // rows whose pixels were not three or four adjacent bytes apart
+  Buffer<int8_t> narrow[2];   // chroma of half the width, before it is replicated
   Buffer<int8_t> samples[3];
 
   [[nodiscard]] bool reserve(const Geometry& geometry);
@@ -27,8 +28,13 @@ struct Strip {
   }
 };
 
+// `next_mcu_row`: the one that will probably be converted next, here; its pixels are fetched meanwhile.
 void convert_mcu_row(const edgejpeg_image& image, const Geometry& geometry, const Backend& backend, size_t mcu_row,
-                     Strip* strip);
+                     size_t next_mcu_row, Strip* strip);
+
+// The same of the formats that are Y, Cb and Cr already, and of LUMA (yuv.cpp).
+void convert_yuv_mcu_row(const edgejpeg_image& image, const Geometry& geometry, const ColourKernels& kernels,
+                         size_t mcu_row, size_t next_mcu_row, Strip* strip);
 
 }  // namespace edgejpeg
 

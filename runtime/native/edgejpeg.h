@@ -7,7 +7,8 @@
  *
  *     edgejpeg_encoder* encoder = NULL;
  *     edgejpeg_options options = {.subsampling = EDGEJPEG_420, .threads = 1};
- *     edgejpeg_image image = {pixels, width, height, 3 * width, 3, EDGEJPEG_BGR};
+ *     edgejpeg_image image = {.pixels = pixels, .width = width, .height = height,
+ *                             .row_stride = 3 * width, .pixel_stride = 3, .format = EDGEJPEG_BGR};
  *     const uint8_t* jpeg;
  *     size_t size;
  *     if (edgejpeg_encoder_create(&options, &encoder) || edgejpeg_encoder_set_tables(encoder, luma, chroma) ||
@@ -36,8 +37,9 @@ typedef enum edgejpeg_status {
   EDGEJPEG_OK = 0,
   EDGEJPEG_INVALID_ARGUMENT = 1,
   EDGEJPEG_OUT_OF_MEMORY = 2,
-  EDGEJPEG_NOT_READY = 3,     /* no tables and no design given yet, or nothing encoded yet */
-  EDGEJPEG_BUDGET_NOT_MET = 5 /* *size says the size of the smallest possible file */
+  EDGEJPEG_NOT_READY = 3,        /* no tables and no design given yet, or nothing encoded yet */
+  EDGEJPEG_BUFFER_TOO_SMALL = 4, /* *size says how many bytes are needed */
+  EDGEJPEG_BUDGET_NOT_MET = 5    /* *size says the size of the smallest possible file */
 } edgejpeg_status;
 
 typedef enum edgejpeg_subsampling {
@@ -50,13 +52,29 @@ typedef enum edgejpeg_subsampling {
 typedef enum edgejpeg_pixel_format {
   EDGEJPEG_RGB = 0,
   EDGEJPEG_BGR = 1,
-  EDGEJPEG_LUMA = 2 /* one sample per pixel: always coded as one component */
+  EDGEJPEG_LUMA = 2, /* one sample per pixel: always coded as one component */
+  EDGEJPEG_NV12 = 3, /* a plane of Y; one of Cb and Cr in turn, for 2 x 2 pixels each. Even width and height */
+  EDGEJPEG_NV21 = 4, /* the same with Cr before Cb */
+  EDGEJPEG_I420 = 5, /* planes of Y, Cb and Cr, the latter for 2 x 2 pixels. Even width and height */
+  EDGEJPEG_YUYV = 6  /* Y Cb Y Cr for 2 x 1 pixels. Even width */
 } edgejpeg_pixel_format;
+
+/* What Y, Cb and Cr from a camera or a video mean (BT.601's matrix, as in JFIF). */
+typedef enum edgejpeg_range {
+  EDGEJPEG_LIMITED_RANGE = 0, /* Y 16..235, Cb and Cr 16..240, as cameras and video have it: widened to JPEG's */
+  EDGEJPEG_FULL_RANGE = 1     /* 0..255, as JPEG has it */
+} edgejpeg_range;
+
+typedef enum edgejpeg_container {
+  EDGEJPEG_JFIF = 0,
+  EDGEJPEG_LEAN = 1 /* no APP0, one DQT and one DHT segment: 34 bytes less (22 with one component) */
+} edgejpeg_container;
 
 #define EDGEJPEG_MAX_SIZE 65535
 #define EDGEJPEG_MAX_THREADS 256
 #define EDGEJPEG_MAX_COMMENT 65533
 #define EDGEJPEG_MAX_LEVELS 16
+#define EDGEJPEG_MAX_RESTART_INTERVAL 65535 /* MCUs: restart_rows times those of a row */
 
 /* How a coefficient becomes a level. TRIM and TRELLIS weigh the error by the design's sensitivities, or by 1 / q^2 with
  * given tables, against the length of the codes: TRIM drops the last levels of a block, TRELLIS any. Networks notice
@@ -67,13 +85,20 @@ typedef enum edgejpeg_quantization {
   EDGEJPEG_TRELLIS = 2
 } edgejpeg_quantization;
 
-/* Fields are int32_t, so that a value outside an enumeration is refused and not undefined. All zero but `threads` is a
- * plain encoder. */
+/* All zero but `threads` is a plain encoder. Fields are int32_t, so that a value outside an enumeration is refused and
+ * not undefined. A large frame is one of 1280 x 720 pixels or more with at least 32 rows of MCUs. */
 typedef struct edgejpeg_options {
-  int32_t subsampling;   /* edgejpeg_subsampling */
-  int32_t effort;        /* 0: the Huffman tables of ITU-T T.81 Annex K; 1: optimal ones for every frame */
-  int32_t threads;       /* 1..EDGEJPEG_MAX_THREADS; the bytes do not depend on it */
-  int32_t quantization;  /* edgejpeg_quantization */
+  int32_t subsampling;        /* edgejpeg_subsampling */
+  int32_t effort;             /* 0: stored Huffman tables, chosen per frame; 1: optimal ones for every frame */
+  int32_t threads;            /* 1..EDGEJPEG_MAX_THREADS; the bytes do not depend on it */
+  int32_t standard_huffman;   /* 1: at effort 0 always the Huffman tables of ITU-T T.81 Annex K */
+  int32_t exact_huffman;      /* at effort 1, 1: every block is counted; 0: of large frames a sample of the rows */
+  int32_t sampled_statistics; /* 1: of large frames, every 4th row of MCUs alone is measured for the design */
+  int32_t container;          /* edgejpeg_container */
+  int32_t progressive;        /* 1: a progressive file, always with optimal Huffman tables; it decodes to the same */
+  int32_t restart_rows;       /* rows of MCUs from a restart marker to the next; 0: none. Not with progressive */
+  int32_t orientation;        /* the EXIF orientation, 1..8; 0: no EXIF */
+  int32_t quantization;       /* edgejpeg_quantization */
   double trellis_weight; /* error per bit that TRIM and TRELLIS accept, in units of the water level, or of the noise of
                             rounding, q^2 / 12, with given tables; 0: the default of 1.5 */
   int32_t keep_statistics; /* 1: statistics and coefficients are kept with given tables too */
@@ -81,13 +106,21 @@ typedef struct edgejpeg_options {
   int32_t comment_control; /* 1: " d=...", " scale=..." or " level=..." ends a comment, if there is one */
 } edgejpeg_options;
 
+/* Rows may lie in any order and distance, and so may pixels of RGB, BGR and LUMA, if no sample lies in another: strides
+ * are negative where an image is mirrored, and zero only where there is nothing to step over. Nothing is read but
+ * samples. Packed RGB and BGR, and RGBx and BGRx, which have a pixel_stride of 4, are read where they lie; pixels that
+ * are further apart, or mirrored, are copied row by row. */
 typedef struct edgejpeg_image {
-  const uint8_t* pixels;  /* the first sample of the first pixel of the first row */
-  int32_t width;          /* 1..EDGEJPEG_MAX_SIZE */
-  int32_t height;         /* 1..EDGEJPEG_MAX_SIZE */
-  ptrdiff_t row_stride;   /* bytes from a row to the next; may be negative */
-  ptrdiff_t pixel_stride; /* bytes from a pixel to the next (3 for packed RGB, 4 for BGRx); may be negative */
-  int32_t format;         /* edgejpeg_pixel_format; the samples of a pixel are adjacent */
+  const uint8_t* pixels;    /* the first sample of the first pixel of the first row; of Y where there are planes */
+  int32_t width;            /* 1..EDGEJPEG_MAX_SIZE */
+  int32_t height;           /* 1..EDGEJPEG_MAX_SIZE */
+  ptrdiff_t row_stride;     /* bytes from a row to the next */
+  ptrdiff_t pixel_stride;   /* bytes from a pixel to the next: 3 for packed RGB, 4 for RGBx; always 1 for NV12, NV21 and
+                               I420, 2 for YUYV */
+  int32_t format;           /* edgejpeg_pixel_format; the samples of a pixel are adjacent */
+  const uint8_t* chroma[2]; /* NV12, NV21: [0]; I420: Cb, Cr; else not looked at */
+  ptrdiff_t chroma_stride[2]; /* bytes from a row of it to the next */
+  int32_t range;              /* edgejpeg_range, of the formats with Cb and Cr; else not looked at */
 } edgejpeg_image;
 
 /* The DCT statistics that OptS needs, per component (Y, Cb, Cr) and row-major frequency. The coefficients have the
@@ -95,7 +128,7 @@ typedef struct edgejpeg_image {
  */
 typedef struct edgejpeg_statistics {
   int32_t components; /* 1 or 3; entries beyond are zero */
-  int64_t blocks[3];
+  int64_t blocks[3];  /* that were measured */
   double mean[3][64];
   double variance[3][64];      /* population variance */
   double laplace_scale[3][64]; /* mean |C|, as OptS eq. 12 is printed */
@@ -195,6 +228,11 @@ EDGEJPEG_API edgejpeg_status edgejpeg_encoder_set_comment(edgejpeg_encoder* enco
 /* Encode one frame. The bytes belong to the encoder and stay valid until its next call of encode or destroy. */
 EDGEJPEG_API edgejpeg_status edgejpeg_encoder_encode(edgejpeg_encoder* encoder, const edgejpeg_image* image,
                                                      const uint8_t** data, size_t* size);
+
+/* The same into the caller's memory, which is not written to unless the whole file fits, and must not overlap the
+ * image's. EDGEJPEG_BUFFER_TOO_SMALL: *size is the size of the file. out may be NULL where capacity is 0. */
+EDGEJPEG_API edgejpeg_status edgejpeg_encoder_encode_to(edgejpeg_encoder* encoder, const edgejpeg_image* image,
+                                                        uint8_t* out, size_t capacity, size_t* size);
 
 /* The tables of the last frame, 64 values each, row-major. For a one-component file chroma is filled with zeros. */
 EDGEJPEG_API edgejpeg_status edgejpeg_encoder_tables(const edgejpeg_encoder* encoder, uint8_t* luma, uint8_t* chroma);

@@ -14,6 +14,20 @@ namespace {
 // Memory for the rows of a batch.
 constexpr size_t kBatchBytes = size_t{96} << 20;
 
+// From here on a sample of a frame's rows is enough, where that is allowed.
+constexpr size_t kManyPixels = 1280 * 720;
+constexpr size_t kManyRows = 32;
+constexpr size_t kMeasureStep = 4;
+
+bool is_large(const Geometry& geometry) {
+  return geometry.width * geometry.height >= kManyPixels && geometry.mcu_rows >= kManyRows;
+}
+
+// Rows of MCUs whose symbols are counted before any is coded. They are at most half of all.
+constexpr size_t kChoiceShare = 16;
+constexpr size_t kMinChoiceRows = 2;
+constexpr size_t kOptimalShare = 8;
+
 }  // namespace
 
 Encoder::~Encoder() {
@@ -31,9 +45,9 @@ bool Encoder::start(const edgejpeg_options& options, const Backend& backend) {
   timing_ = options.timing != 0;
   comments_on_control_ = options.comment_control != 0;
   backend_ = &backend;
-  for (size_t slot = 0; slot < 2; ++slot) {
-    make_codes(kStandardDc[slot], kStandardAc[slot], &standard_codes_[slot]);
-  }
+  options_ = options;
+  restart_rows_ = static_cast<size_t>(options.restart_rows);
+  stored_lengths_.fill();
   workers_ = new (std::nothrow) Worker[threads_];
   return workers_ != nullptr && pool_.start(threads_);
 }
@@ -88,14 +102,33 @@ void Encoder::set_budget(size_t max_bytes, double max_bits_per_pixel) {
   max_bits_per_pixel_ = max_bits_per_pixel;
 }
 
-edgejpeg_status Encoder::encode(const edgejpeg_image& image) {
+Geometry Encoder::geometry_of(const edgejpeg_image& image) const {
   const size_t horizontal = is_gray(image) ? 0 : subsampling_ == EDGEJPEG_444 ? 1 : 2;
   const size_t vertical = is_gray(image) ? 0 : subsampling_ == EDGEJPEG_420 ? 2 : 1;
-  geometry_ = make_geometry(static_cast<size_t>(image.width), static_cast<size_t>(image.height), horizontal, vertical);
+  return make_geometry(static_cast<size_t>(image.width), static_cast<size_t>(image.height), horizontal, vertical);
+}
+
+size_t Encoder::restart_interval(const edgejpeg_image& image) const {
+  const Geometry geometry = geometry_of(image);
+  return std::min(restart_rows_, geometry.mcu_rows) * geometry.mcu_columns;
+}
+
+Encoder::HuffmanSource Encoder::huffman_source() const {
+  if (options_.progressive != 0) return HuffmanSource::kPerScan;
+  if (effort_ == 0) return options_.standard_huffman != 0 ? HuffmanSource::kStandard : HuffmanSource::kStored;
+  return options_.exact_huffman == 0 && is_large(geometry_) ? HuffmanSource::kSampled : HuffmanSource::kCounted;
+}
+
+edgejpeg_status Encoder::encode(const edgejpeg_image& image) {
+  geometry_ = geometry_of(image);
+  source_ = huffman_source();
   statistics_.components = 0;
   encodes_ = 0;
   std::memset(used_, 0, sizeof(used_));
   is_kept_ = needs_coefficients();
+  // Only a design can do with a part of them.
+  const bool is_sampled = options_.sampled_statistics != 0 && is_large(geometry_) && !needs_all_coefficients();
+  measure_step_ = is_sampled ? kMeasureStep : 1;
   const edgejpeg_status status = reserve() ? encode_reserved(image) : EDGEJPEG_OUT_OF_MEMORY;
   sums_errors_ = false;
   if (status != EDGEJPEG_OK) geometry_.components = statistics_.components = 0;
@@ -124,9 +157,10 @@ edgejpeg_status Encoder::encode_reserved(const edgejpeg_image& image) {
   return write_file(image) ? EDGEJPEG_OK : EDGEJPEG_OUT_OF_MEMORY;
 }
 
-bool Encoder::needs_coefficients() const {
-  return mode_ == Mode::kDesigned || has_budget() || (mode_ == Mode::kLadder && has_slope_) ||
-         quantization_ != EDGEJPEG_ROUND || keeps_statistics_;
+bool Encoder::needs_coefficients() const { return mode_ == Mode::kDesigned || needs_all_coefficients(); }
+
+bool Encoder::needs_all_coefficients() const {
+  return has_budget() || (mode_ == Mode::kLadder && has_slope_) || quantization_ != EDGEJPEG_ROUND || keeps_statistics_;
 }
 
 Encoder::Control Encoder::given_control() const {
@@ -175,10 +209,20 @@ void Encoder::set_control(const Control& control) {
 bool Encoder::write_file(const edgejpeg_image& image) {
   ++encodes_;
   choose_huffman_tables(image);
-  const Header header = {&geometry_,           comment_.data(),    comment_size_ + add_control_text(),
-                         {used_[0], used_[1]}, {&dc_[0], &dc_[1]}, {&ac_[0], &ac_[1]}};
+  const bool progressive = source_ == HuffmanSource::kPerScan;
+  const Header header = {&geometry_,
+                         options_.container == EDGEJPEG_LEAN,
+                         progressive,
+                         static_cast<uint8_t>(options_.orientation),
+                         comment_.data(),
+                         comment_size_ + add_control_text(),
+                         restart_interval(image),
+                         {used_[0], used_[1]},
+                         {&dc_[0], &dc_[1]},
+                         {&ac_[0], &ac_[1]}};
   file_.clear();
-  return write_header(header, &file_) && write_scan(image) && write_end(&file_);
+  return write_header(header, &file_) && (progressive ? write_progressive(image) : write_scan(image)) &&
+         write_end(&file_);
 }
 
 size_t Encoder::add_control_text() {
@@ -211,7 +255,8 @@ bool Encoder::reserve() {
     if (!workers_[i].strip.reserve(geometry_)) return false;
   }
   for (size_t c = 0; c < geometry_.components && is_kept_; ++c) {
-    if (!coefficients_[c].reserve(geometry_.component[c].rows * pairs(c) * kPairSize)) return false;
+    const size_t rows = std::min(measured_rows() * geometry_.component[c].vertical, geometry_.component[c].rows);
+    if (!coefficients_[c].reserve(rows * pairs(c) * kPairSize)) return false;
   }
   if (is_kept_ && !(row_errors_.reserve(geometry_.mcu_rows) && kept_row_errors_.reserve(geometry_.mcu_rows))) {
     return false;
@@ -219,29 +264,44 @@ bool Encoder::reserve() {
   return prepare_rows();
 }
 
-// With one thread and stored Huffman tables one row at a time is best, since it stays in the cache. Otherwise as many
-// as memory allows: fewer waits for the slowest thread, and no row is quantised twice.
+// With one thread one row at a time is best, since it stays in the cache, if the Huffman tables can be known before all
+// rows are quantised. Otherwise as many as memory allows: fewer waits for the slowest thread, and no row is quantised
+// twice. Progressive files need all.
 bool Encoder::prepare_rows() {
   const size_t blocks = block_offset(geometry_.components, 0);
   const size_t bytes = geometry_.mcu_columns * geometry_.blocks_per_mcu() * kMaxBlockBytes + 1 + kBitSlack;
   const size_t row_bytes = blocks * (sizeof(Block) + kBlockSize * sizeof(int16_t)) + bytes;
-  const bool single = threads_ == 1 && effort_ == 0;
-  batch_ = single ? 1 : std::min(geometry_.mcu_rows, std::max(2 * threads_, kBatchBytes / row_bytes));
-  if (batch_ > row_capacity_) {
+  const size_t rows = geometry_.mcu_rows;
+  const bool progressive = source_ == HuffmanSource::kPerScan;
+  samples_ = 0;
+  if (source_ == HuffmanSource::kStored) samples_ = std::max(rows / kChoiceShare, kMinChoiceRows);
+  if (source_ == HuffmanSource::kSampled) samples_ = rows / kOptimalShare;
+  samples_ = std::min(samples_, std::max(rows / 2, size_t{1}));
+  const bool single = threads_ == 1 && source_ != HuffmanSource::kCounted;
+  batch_ = progressive ? rows : single ? 1 : std::min(rows, std::max(2 * threads_, kBatchBytes / row_bytes));
+  if (batch_ + samples_ > row_capacity_) {
     delete[] rows_;
     row_capacity_ = 0;
-    rows_ = new (std::nothrow) Row[batch_];
+    rows_ = new (std::nothrow) Row[batch_ + samples_];
     if (rows_ == nullptr) return false;
-    row_capacity_ = batch_;
+    row_capacity_ = batch_ + samples_;
   }
-  for (size_t i = 0; i < batch_; ++i) {
+  for (size_t i = 0; i < batch_ + samples_; ++i) {
     Row& row = rows_[i];
-    if (!row.blocks.reserve(blocks) || !row.levels.reserve(blocks * kBlockSize) || !row.bytes.reserve(bytes)) {
-      return false;
-    }
+    if (!row.blocks.reserve(blocks) || !row.levels.reserve(blocks * kBlockSize)) return false;
+    if (!progressive && !row.bytes.reserve(bytes)) return false;
   }
   rows_are_filled_ = false;
-  return start_dcs_.reserve(batch_);
+  return start_dcs_.reserve(std::max(batch_, samples_));
+}
+
+// Row i of the batch that begins at row `first`: a row of the sample has its own place.
+Encoder::Row& Encoder::row_of(size_t first, size_t i) {
+  if (samples_ > 0) {
+    const size_t index = (first + i) * samples_ / geometry_.mcu_rows;
+    if (sampled_row(index) == first + i) return rows_[batch_ + index];
+  }
+  return rows_[i];
 }
 
 size_t Encoder::block_offset(size_t component, size_t line) const {

@@ -14,6 +14,7 @@
 #include "edgejpeg.h"
 #include "geometry.h"
 #include "huffman.h"
+#include "huffman_sets.h"
 #include "ladder.h"
 #include "quantise.h"
 #include "statistics.h"
@@ -29,6 +30,7 @@ namespace edgejpeg {
 // and one that quantises and codes. With given tables the second one makes the coefficients where it needs them, unless
 // something else needs them kept. For a budget the second pass is repeated. Rows of MCUs are the unit of work: a batch
 // of them is quantised, then coded, by all threads; then their bits are appended to the file in order.
+// Where the Huffman tables come from a sample, its rows are quantised first, and kept.
 class Encoder {
  public:
   enum class Mode { kNone, kFixed, kDesigned, kLadder };
@@ -67,10 +69,15 @@ class Encoder {
   const ByteStream& file() const { return file_; }
   size_t smallest_size() const { return smallest_size_; }
   edgejpeg_result result() const;
-  // Of the last frame, by component; it has_statistics().
+  // Of the last frame, by component; it has_all_coefficients().
+  bool has_all_coefficients() const { return has_statistics() && measure_step_ == 1; }
   void weighted_errors(double* swe);
+  // In MCUs; 0 for none. A file holds at most 65535.
+  size_t restart_interval(const edgejpeg_image& image) const;
 
  private:
+  // Where the Huffman tables of a frame come from.
+  enum class HuffmanSource { kStandard, kStored, kSampled, kCounted, kPerScan };
   // Coefficients are made and used in portions that stay in the first cache: 32 pairs are 8 KiB.
   static constexpr size_t kPortion = 32;
   static_assert(kPortion <= kMaxSummedPairs);
@@ -98,11 +105,21 @@ class Encoder {
   };
 
   [[nodiscard]] edgejpeg_status encode_reserved(const edgejpeg_image& image);
+  Geometry geometry_of(const edgejpeg_image& image) const;
+  HuffmanSource huffman_source() const;
   [[nodiscard]] bool reserve();
   [[nodiscard]] bool prepare_rows();
   // Blocks from the beginning of a row's memory to line `line` of a component, two for every pair.
   size_t block_offset(size_t component, size_t line) const;
   size_t pairs(size_t component) const { return divide_up(geometry_.component[component].columns, 2); }
+  // Every measure_step_-th row of MCUs is measured, and its coefficients are kept.
+  size_t measured_rows() const { return (geometry_.mcu_rows + measure_step_ - 1 - measure_step_ / 2) / measure_step_; }
+  bool is_measured(size_t mcu_row) const { return is_kept_ && mcu_row % measure_step_ == measure_step_ / 2; }
+  size_t measured_blocks(size_t component) const;
+  // The rows of MCUs of the sample for the Huffman tables, evenly over the frame.
+  size_t sampled_row(size_t index) const { return (2 * index + 1) * geometry_.mcu_rows / (2 * samples_); }
+  Row& row_of(size_t first, size_t i);
+  bool is_restart(size_t mcu_row) const { return restart_rows_ > 0 && mcu_row % restart_rows_ == 0; }
 
   void measure(const edgejpeg_image& image);
   // The same in float64, for the reference back end: in one thread, two walks over the frame.
@@ -112,6 +129,7 @@ class Encoder {
   bool is_reference() const { return backend_->transform_exactly != nullptr; }
   bool has_budget() const { return max_bytes_ > 0 || max_bits_per_pixel_ > 0; }
   bool needs_coefficients() const;
+  bool needs_all_coefficients() const;
   Control given_control() const;
   double chroma_water_level() const;
   void set_control(const Control& control);
@@ -143,19 +161,33 @@ class Encoder {
   const int16_t* kept_line(size_t component, size_t block_row) const;
   McuRow view(size_t mcu_row, const Row& row) const;
   // The DCs that stand before each row of a batch. `end_dc`: those before the batch, then those behind it.
-  void start_dcs(size_t first, size_t count, int (*dcs)[3], int* end_dc) const;
-  // Quantises one row of `stride` and counts its symbols, in the first worker. Returns the number of rows.
-  size_t count_symbols(const edgejpeg_image& image, size_t stride);
-  void make_optimal_tables();  // for these symbols
-  void choose_trellis_lengths(const edgejpeg_image& image);
+  void start_dcs(size_t first, size_t count, int (*dcs)[3], int* end_dc);
   void choose_huffman_tables(const edgejpeg_image& image);
   // The code lengths that the trellis goes by.
-  void set_trellis_lengths(const EntropyCodes* codes);
+  void choose_trellis_lengths(const edgejpeg_image& image);
+  void set_trellis_lengths();
+  // Counts of symbols, of all threads, end in the first worker.
+  void clear_counts();
+  void add_counts();
+  // Quantises one row of `stride` and counts its symbols. Returns the number of rows.
+  size_t count_symbols(const edgejpeg_image& image, size_t stride);
+  void count_sample(const edgejpeg_image& image);
+  void count_all(const edgejpeg_image& image);
+  // Of a row's first DCs the differences are not known; they count as 0.
+  void count_alone(size_t mcu_row, const Row& row, Worker* worker) const;
+  void choose_from_sample(const edgejpeg_image& image);  // which may be empty, for the standard tables
+  // For what was counted.
+  void make_tables(bool from_sample);
+  void choose_stored_tables();
+  void make_optimal_tables(bool from_sample);
+  void fill_batch(const edgejpeg_image& image, size_t first, size_t count);
   uint64_t* stages(Worker* worker) const { return timing_ ? worker->nanoseconds : nullptr; }
   [[nodiscard]] bool write_scan(const edgejpeg_image& image);
+  [[nodiscard]] bool write_progressive(const edgejpeg_image& image);
 
   int32_t subsampling_ = 0;
   int32_t effort_ = 0;
+  edgejpeg_options options_ = {};
   size_t threads_ = 1;
   const Backend* backend_ = nullptr;
   Mode mode_ = Mode::kNone;
@@ -191,18 +223,26 @@ class Encoder {
   bool weighs_codes_ = false;  // by trellis_
   bool sums_errors_ = false;   // into row_errors_
   bool exact_ = false;         // the tables are too fine for the int16 DCT, or the back end is the reference
+  HuffmanSource source_ = HuffmanSource::kStandard;
   HuffmanTable dc_[2] = {};
   HuffmanTable ac_[2] = {};
-  EntropyCodes standard_codes_[2];
+  const EntropyCodes* codes_[2] = {};
+  StoredLengths stored_lengths_;
+  EntropyCodes stored_codes_[2][kAcChoices];  // by AC table; made when first used
+  bool has_stored_codes_[2][kAcChoices] = {};
   EntropyCodes optimal_codes_[2];
   Worker* workers_ = nullptr;        // one per thread
-  Buffer<int16_t> coefficients_[3];  // pairs of blocks; of a frame that is kept
-  Buffer<double[3]> row_errors_;     // by row of MCUs and component; rows from the frame are compared when quantised
+  Buffer<int16_t> coefficients_[3];  // pairs of blocks of the measured rows; of a frame that is kept
+  size_t measure_step_ = 1;
+  Buffer<double[3]> row_errors_;  // by row of MCUs and component; rows from the frame are compared when quantised
   Row* rows_ = nullptr;
   size_t row_capacity_ = 0;  // rows that exist
-  size_t batch_ = 0;         // rows that are in use
+  size_t batch_ = 0;         // rows that are in use, and behind them
+  size_t samples_ = 0;       // those of the sample
+  size_t restart_rows_ = 0;
   bool rows_are_filled_ = false;
   Buffer<int[3]> start_dcs_;
+  Buffer<McuRow> views_;  // of all rows, for a progressive file
   ByteStream file_;
   ByteStream kept_file_;
   Buffer<double[3]> kept_row_errors_;

@@ -1,5 +1,5 @@
-// The entropy coder and the exact quantiser: plain C++ that every back end compiles with its own flags. Everything is
-// in an unnamed namespace, so that no version can stand in for another when the library is linked.
+// Parts of the entropy coder and the exact quantiser: plain C++ that every back end compiles with its own flags.
+// Everything is in an unnamed namespace, so that no version can stand in for another when the library is linked.
 #ifndef EDGEJPEG_ENTROPY_KERNEL_H_
 #define EDGEJPEG_ENTROPY_KERNEL_H_
 
@@ -71,87 +71,9 @@ inline int level_at(const Block& block, const int16_t* wide, size_t k) {
   return block.wide != 0 ? wide[k] : block.levels[k];
 }
 
-[[gnu::noinline]] BitPacker write_ac_slowly(const Block& block, const int16_t* wide, const EntropyCodes& codes,
-                                            BitPacker packer) {
-  size_t previous = 0;
-  for (uint64_t mask = block.mask; mask != 0; mask &= mask - 1) {
-    const size_t k = lowest_bit(mask);
-    size_t run = k - previous - 1;
-    previous = k;
-    for (; run >= 16; run -= 16) {
-      packer.put(codes.ac_code[kSixteenZeros]);
-      packer.flush();
-    }
-    const int level = level_at(block, wide, k);
-    const uint32_t size = category(level);
-    packer.put_value(codes.ac_code[run << 4 | size], level, size);
-    packer.flush();
-  }
-  return packer;
-}
-
-// The packer goes in and out by value: in registers, where the bytes it writes cannot be thought to change it.
-[[gnu::always_inline]] inline BitPacker write_block(const Block& block, const int16_t* wide, int* previous_dc,
-                                                    const EntropyCodes& codes, BitPacker packer) {
-  const int difference = block.dc - *previous_dc;
-  *previous_dc = block.dc;
-  const uint32_t size = category(difference);
-  packer.put_value(codes.dc_code[size], difference, size);
-  uint64_t mask = block.mask;
-  if (__builtin_expect(block.wide != 0 || has_long_run(mask), 0)) {
-    packer.flush();
-    packer = write_ac_slowly(block, wide, codes, packer);
-  } else if (mask != 0) {
-    size_t previous = 0;
-    // Behind the last level this finds levels[64], which is 0, and its word is 0.
-    const auto put_next = [&] {
-      const size_t k = lowest_bit(mask);
-      mask &= mask - 1;
-      packer.put(codes.ac[ac_row(k - previous) | static_cast<uint8_t>(block.levels[k])]);
-      previous = k;
-    };
-    put_next();
-    packer.flush();
-    while (mask != 0) {
-      put_next();
-      put_next();
-      packer.flush();
-    }
-  }
-  if (block.mask >> 63 == 0) packer.put(codes.ac_code[kEndOfBlock]);
-  packer.flush();
-  return packer;
-}
-
-inline BitPacker write_dummy(const EntropyCodes& codes, BitPacker packer) {
-  packer.put(codes.dc_code[0]);
-  packer.put(codes.ac_code[kEndOfBlock]);
-  packer.flush();
-  return packer;
-}
-
-inline void count_block(const Block& block, const int16_t* wide, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac) {
-  ++dc->count[category(block.dc - *previous_dc)];
-  *previous_dc = block.dc;
-  size_t previous = 0;
-  for (uint64_t mask = block.mask; mask != 0; mask &= mask - 1) {
-    const size_t k = lowest_bit(mask);
-    size_t run = k - previous - 1;
-    previous = k;
-    for (; run >= 16; run -= 16) ++ac->count[kSixteenZeros];
-    ++ac->count[run << 4 | category(level_at(block, wide, k))];
-  }
-  if (block.mask >> 63 == 0) ++ac->count[kEndOfBlock];
-}
-
-inline void count_dummy(SymbolCounts* dc, SymbolCounts* ac) {
-  ++dc->count[0];
-  ++ac->count[kEndOfBlock];
-}
-
 // Calls real(component, block, wide) or dummy(component) for the blocks of a row of MCUs in scan order.
 template <size_t horizontal, size_t vertical, typename Real, typename Dummy>
-inline void walk_row(const McuRow& row, Real real, Dummy dummy) {
+[[gnu::always_inline]] inline void walk_row(const McuRow& row, Real real, Dummy dummy) {
   for (size_t mcu = 0; mcu < row.mcu_columns; ++mcu) {
     for (size_t line = 0; line < vertical; ++line) {
       for (size_t i = 0; i < horizontal; ++i) {
@@ -171,7 +93,7 @@ inline void walk_row(const McuRow& row, Real real, Dummy dummy) {
 }
 
 template <typename Real, typename Dummy>
-inline void walk_any_row(const McuRow& row, Real real, Dummy dummy) {
+[[gnu::always_inline]] inline void walk_any_row(const McuRow& row, Real real, Dummy dummy) {
   if (row.plane[0].vertical == 2) {
     walk_row<2, 2>(row, real, dummy);
   } else if (row.plane[0].horizontal == 2) {
@@ -181,31 +103,13 @@ inline void walk_any_row(const McuRow& row, Real real, Dummy dummy) {
   }
 }
 
-size_t write_row(const McuRow& row, int* previous_dc, const EntropyCodes* const codes[2], uint8_t* out) {
-  BitPacker packer;
-  packer.out = out;
-  const EntropyCodes* const slots[3] = {codes[0], codes[1], codes[1]};
-  walk_any_row(
-      row,
-      [&](size_t c, const Block& block, const int16_t* wide)
-          __attribute__((always_inline)) { packer = write_block(block, wide, previous_dc + c, *slots[c], packer); },
-      [&](size_t c) { packer = write_dummy(*slots[c], packer); });
+// Ends a row: the last byte, filled with zeros, and what append() reads behind it. Returns the number of bits.
+inline size_t finish_row(const BitPacker& packer, const uint8_t* out) {
   const size_t bits = static_cast<size_t>(packer.out - out) * 8 + packer.waiting;
-  // The last byte, filled with zeros, and what append() reads behind it.
   const uint8_t last = packer.waiting == 0 ? uint8_t{0} : static_cast<uint8_t>(packer.bits << (8 - packer.waiting));
   std::memset(packer.out, 0, kBitSlack);
   *packer.out = last;
   return bits;
-}
-
-void count_row(const McuRow& row, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac) {
-  walk_any_row(
-      row,
-      [&](size_t c, const Block& block, const int16_t* wide) {
-        const size_t slot = c == 0 ? 0 : 1;
-        count_block(block, wide, previous_dc + c, dc + slot, ac + slot);
-      },
-      [&](size_t c) { count_dummy(dc + (c == 0 ? 0 : 1), ac + (c == 0 ? 0 : 1)); });
 }
 
 // Stores the levels of a block, int16 in zigzag order.

@@ -28,9 +28,9 @@ void weigh_block(const Coefficient* coefficients, const Trellis& trellis, bool t
 // From the stored coefficients or from the frame.
 void Encoder::fill_row(const edgejpeg_image& image, size_t mcu_row, Row* row, Worker* worker) {
   StageClock clock(stages(worker));
-  const bool stored = is_kept_ && !exact_;
+  const bool stored = is_measured(mcu_row) && !exact_;
   if (!stored) {
-    convert_mcu_row(image, geometry_, *backend_, mcu_row, &worker->strip);
+    convert_mcu_row(image, geometry_, *backend_, mcu_row, mcu_row + threads_, &worker->strip);
     clock.lap(kColour);
   }
   if (sums_errors_) std::fill_n(row_errors_.data()[mcu_row], 3, 0.0);
@@ -69,7 +69,9 @@ void Encoder::fill_row(const edgejpeg_image& image, size_t mcu_row, Row* row, Wo
 }
 
 const int16_t* Encoder::kept_line(size_t component, size_t block_row) const {
-  return coefficients_[component].data() + block_row * pairs(component) * kPairSize;
+  const size_t vertical = geometry_.component[component].vertical;
+  const size_t stored_row = block_row / vertical / measure_step_ * vertical + block_row % vertical;
+  return coefficients_[component].data() + stored_row * pairs(component) * kPairSize;
 }
 
 // In the layout of the coefficients that the levels are weighed against.
@@ -87,11 +89,11 @@ void Encoder::set_trellis(size_t c) {
   }
 }
 
-void Encoder::set_trellis_lengths(const EntropyCodes* codes) {
+void Encoder::set_trellis_lengths() {
   for (size_t c = 0; c < geometry_.components; ++c) {
     uint8_t lengths[256];
     for (size_t symbol = 0; symbol < 256; ++symbol) {
-      const auto length = static_cast<uint8_t>(codes[geometry_.component[c].table].ac_code[symbol]);
+      const auto length = static_cast<uint8_t>(codes_[geometry_.component[c].table]->words[kAcCodeIndex + symbol]);
       lengths[symbol] = length > 0 ? length : uint8_t{16};
     }
     const double noise = mode_ != Mode::kDesigned ? 1.0 / 12 : c == 0 ? control_.water_level : chroma_water_level();

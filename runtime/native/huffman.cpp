@@ -1,6 +1,7 @@
 #include "huffman.h"
 
 #include <algorithm>
+#include <functional>
 
 namespace edgejpeg {
 
@@ -38,6 +39,12 @@ void SymbolCounts::add(const SymbolCounts& other) {
   for (size_t symbol = 0; symbol < 256; ++symbol) count[symbol] += other.count[symbol];
 }
 
+void SymbolCounts::cover(const HuffmanTable& all_symbols) {
+  constexpr uint64_t kWeight = 16;
+  for (uint64_t& value : count) value *= kWeight;
+  for (size_t i = 0; i < all_symbols.size; ++i) ++count[all_symbols.symbols[i]];
+}
+
 HuffmanTable optimal_table(const SymbolCounts& counts) {
   constexpr int kSymbols = 257;  // the last one stands for the reserved code point and gets the longest code
   constexpr int kMaxLength = 16;
@@ -45,38 +52,46 @@ HuffmanTable optimal_table(const SymbolCounts& counts) {
   constexpr uint64_t kSymbolMask = (1 << kSymbolBits) - 1;
   // A subtree's weight, and below it its symbol, inverted: of equal weights the larger symbol is the smaller key.
   uint64_t keys[kSymbols];
-  int length[kSymbols] = {};
-  int next[kSymbols];  // the next symbol of the same subtree
   size_t subtrees = 0;
   for (int symbol = 0; symbol < kSymbols; ++symbol) {
     const uint64_t weight = symbol < 256 ? counts.count[symbol] : 1;
-    next[symbol] = -1;
     if (weight > 0) keys[subtrees++] = weight << kSymbolBits | (kSymbolMask - static_cast<uint64_t>(symbol));
   }
-  while (subtrees > 1) {
-    uint64_t smallest = UINT64_MAX;
-    uint64_t second_smallest = UINT64_MAX;
-    for (size_t i = 0; i < subtrees; ++i) {
-      second_smallest = std::min(second_smallest, std::max(smallest, keys[i]));
-      smallest = std::min(smallest, keys[i]);
-    }
-    size_t kept = 0;
-    for (size_t i = 0; i < subtrees; ++i) {
-      if (keys[i] != smallest && keys[i] != second_smallest) keys[kept++] = keys[i];
-    }
-    keys[kept++] = smallest + (second_smallest & ~kSymbolMask);
-    subtrees = kept;
-    const int first = static_cast<int>(kSymbolMask - (smallest & kSymbolMask));
-    const int second = static_cast<int>(kSymbolMask - (second_smallest & kSymbolMask));
-    int last = first;
-    while (next[last] >= 0) last = next[last];
-    next[last] = second;
-    for (int symbol = first; symbol >= 0; symbol = next[symbol]) ++length[symbol];
+  // The two smallest subtrees become one, which keeps the symbol of the smallest: the other's joins it.
+  struct Joined {
+    int symbol;
+    int other;
+  } joined[kSymbols];
+  size_t joins = 0;
+  std::make_heap(keys, keys + subtrees, std::greater<>());
+  for (; subtrees > 1; --subtrees) {
+    std::pop_heap(keys, keys + subtrees, std::greater<>());
+    std::pop_heap(keys, keys + subtrees - 1, std::greater<>());
+    const uint64_t smallest = keys[subtrees - 1];
+    const uint64_t second_smallest = keys[subtrees - 2];
+    joined[joins++] = {static_cast<int>(kSymbolMask - (smallest & kSymbolMask)),
+                       static_cast<int>(kSymbolMask - (second_smallest & kSymbolMask))};
+    keys[subtrees - 2] = smallest + (second_smallest & ~kSymbolMask);
+    std::push_heap(keys, keys + subtrees - 1, std::greater<>());
+  }
+  // From the root down: both halves of a subtree are one deeper than it was.
+  int length[kSymbols] = {};
+  while (joins > 0) {
+    const Joined& join = joined[--joins];
+    length[join.other] = ++length[join.symbol];
   }
 
   int count[kSymbols] = {};  // by length; a subtree of 257 symbols is at most 256 deep
   for (int symbol = 0; symbol < kSymbols; ++symbol) ++count[length[symbol]];
   count[0] = 0;
+  HuffmanTable table = {};
+  size_t place[kSymbols + 1] = {};  // of the next symbol of a length
+  for (int bits = 1; bits < kSymbols; ++bits) place[bits + 1] = place[bits] + static_cast<size_t>(count[bits]);
+  for (int symbol = 0; symbol < 256; ++symbol) {
+    if (length[symbol] == 0) continue;
+    table.symbols[place[length[symbol]]++] = static_cast<uint8_t>(symbol);
+    ++table.size;
+  }
   for (int bits = kSymbols - 1; bits > kMaxLength; --bits) {
     while (count[bits] > 0) {
       int shorter = bits - 2;
@@ -91,20 +106,10 @@ HuffmanTable optimal_table(const SymbolCounts& counts) {
   while (count[longest] == 0) --longest;
   --count[longest];  // the reserved code point
 
-  HuffmanTable table = {};
   for (int bits = 1; bits <= kMaxLength; ++bits) table.counts[bits - 1] = static_cast<uint8_t>(count[bits]);
-  const int deepest = *std::max_element(length, length + 256);
-  for (int bits = 1; bits <= deepest; ++bits) {
-    for (int symbol = 0; symbol < 256; ++symbol) {
-      if (length[symbol] == bits) table.symbols[table.size++] = static_cast<uint8_t>(symbol);
-    }
-  }
   return table;
 }
 
-namespace {
-
-// bits << 8 | length for every symbol of a table; 0 for the others.
 void make_code_words(const HuffmanTable& table, size_t size, uint32_t* words) {
   for (size_t i = 0; i < size; ++i) words[i] = 0;
   uint32_t code = 0;
@@ -116,24 +121,43 @@ void make_code_words(const HuffmanTable& table, size_t size, uint32_t* words) {
   }
 }
 
+namespace {
+
+// The words of a code with all values of `size` bits behind it, for positive values from `values` on and for negative
+// ones, in ones' complement, below it.
+void put_values(uint32_t code, uint32_t size, uint32_t* values, uint32_t* values_end) {
+  const uint32_t first = (code >> 8) << (size + 8) | ((code & 0xFF) + size);
+  const uint32_t ones = (1u << size) - 1;
+  for (uint32_t value = 1u << (size - 1); value <= ones; ++value) {
+    values[value] = first | value << 8;
+    *(values_end - value) = first | (ones - value) << 8;
+  }
+}
+
 }  // namespace
 
-void make_codes(const HuffmanTable& dc, const HuffmanTable& ac, EntropyCodes* codes) {
-  make_code_words(dc, 16, codes->dc_code);
-  make_code_words(ac, 256, codes->ac_code);
+void make_dc_codes(const HuffmanTable& dc, EntropyCodes* codes) {
+  uint32_t* const words = codes->words;
+  make_code_words(dc, 16, words + kDcCodeIndex);
+  uint32_t* const differences = words + kDcIndex + kSmallDc;
+  differences[0] = words[kDcCodeIndex];
+  for (uint32_t size = 1; size <= 8; ++size) {
+    put_values(words[kDcCodeIndex + size], size, differences, differences);
+  }
+}
+
+void make_ac_codes(const HuffmanTable& ac, EntropyCodes* codes) {
+  uint32_t* const words = codes->words;
+  make_code_words(ac, 256, words + kAcCodeIndex);
+  for (uint32_t bits = 1; bits <= 8; ++bits) {
+    for (uint32_t value = 0; value < 1u << bits; ++value) words[bits_index(value, bits)] = value << 8 | bits;
+  }
   for (uint32_t run = 0; run < 16; ++run) {
-    uint32_t* const positive = codes->ac + ac_row(run + 1);
-    uint32_t* const negative = positive + 256;
-    positive[0] = positive[128] = 0;
-    for (uint32_t size = 1; size < 8; ++size) {
-      const uint32_t word = codes->ac_code[run << 4 | size];
-      const uint32_t first = (word >> 8) << (size + 8) | ((word & 0xFF) + size);
-      // Negative values are in ones' complement.
-      const uint32_t ones = (1u << size) - 1;
-      for (uint32_t level = 1u << (size - 1); level <= ones; ++level) {
-        positive[level] = first | level << 8;
-        *(negative - level) = first | (ones - level) << 8;
-      }
+    uint32_t* const levels = words + ac_row(run + 1);
+    levels[0] = 0;
+    levels[kEndLevel] = words[kAcCodeIndex + kEndOfBlock];
+    for (uint32_t size = 1; size <= 7; ++size) {
+      put_values(words[kAcCodeIndex + (run << 4 | size)], size, levels, levels + 256);
     }
   }
 }

@@ -1,4 +1,4 @@
-// The first pass of a frame that is kept: coefficients and their statistics.
+// The first pass of a designed frame: coefficients and their statistics, of all rows of MCUs or of a sample.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -15,25 +15,27 @@ void clear_second_block(int16_t* pair) {
 
 }  // namespace
 
-// Colour, DCT and statistics of the whole frame.
+// Colour, DCT and statistics.
 void Encoder::measure(const edgejpeg_image& image) {
   for (size_t i = 0; i < threads_; ++i) std::memset(workers_[i].sums, 0, sizeof(workers_[i].sums));
   // From the bottom up: the coefficients that are quantised first are those that were stored last, still in a cache.
-  pool_.for_each(geometry_.mcu_rows, [&](size_t item, size_t worker_index) {
-    const size_t mcu_row = geometry_.mcu_rows - 1 - item;
+  const size_t rows = measured_rows();
+  pool_.for_each(rows, [&](size_t item, size_t worker_index) {
+    const size_t index = rows - 1 - item;
+    const size_t mcu_row = index * measure_step_ + measure_step_ / 2;
     Worker& worker = workers_[worker_index];
     StageClock clock(stages(&worker));
-    convert_mcu_row(image, geometry_, *backend_, mcu_row, &worker.strip);
+    convert_mcu_row(image, geometry_, *backend_, mcu_row, mcu_row - std::min(mcu_row, threads_ * measure_step_),
+                    &worker.strip);
     clock.lap(kColour);
     for (size_t c = 0; c < geometry_.components; ++c) {
       const Component& component = geometry_.component[c];
       const size_t stride = Strip::stride(geometry_, c);
       const size_t count = pairs(c);
       for (size_t line = 0; line < component.vertical; ++line) {
-        const size_t row = mcu_row * component.vertical + line;
-        if (row >= component.rows) break;
+        if (mcu_row * component.vertical + line >= component.rows) break;
         const int8_t* const samples = worker.strip.samples[c].data() + 8 * line * stride;
-        int16_t* const out = coefficients_[c].data() + row * count * kPairSize;
+        int16_t* const out = coefficients_[c].data() + (index * component.vertical + line) * count * kPairSize;
         for (size_t pair = 0; pair < count; pair += kPortion) {
           const size_t portion = std::min(kPortion, count - pair);
           int16_t* const coefficients = out + pair * kPairSize;
@@ -52,20 +54,30 @@ void Encoder::measure(const edgejpeg_image& image) {
   for (size_t c = 0; c < geometry_.components; ++c) {
     Sums total = {};
     for (size_t i = 0; i < threads_; ++i) total.add(workers_[i].sums[c]);
-    finish_statistics(total, geometry_.component[c].blocks(), c, &statistics_);
+    finish_statistics(total, measured_blocks(c), c, &statistics_);
   }
+}
+
+size_t Encoder::measured_blocks(size_t c) const {
+  const Component& component = geometry_.component[c];
+  size_t lines = 0;
+  for (size_t i = 0; i < measured_rows(); ++i) {
+    const size_t first = (i * measure_step_ + measure_step_ / 2) * component.vertical;
+    lines += std::min(component.vertical, component.rows - first);
+  }
+  return lines * component.columns;
 }
 
 void Encoder::measure_exactly(const edgejpeg_image& image) {
   statistics_ = {};
   statistics_.components = static_cast<int32_t>(geometry_.components);
   for (const bool around_mean : {false, true}) {
-    for (size_t mcu_row = 0; mcu_row < geometry_.mcu_rows; ++mcu_row) {
-      convert_mcu_row(image, geometry_, *backend_, mcu_row, &workers_->strip);
+    for (size_t mcu_row = measure_step_ / 2; mcu_row < geometry_.mcu_rows; mcu_row += measure_step_) {
+      convert_mcu_row(image, geometry_, *backend_, mcu_row, mcu_row + measure_step_, &workers_->strip);
       for (size_t c = 0; c < geometry_.components; ++c) sum_exactly(mcu_row, c, around_mean);
     }
     for (size_t c = 0; c < geometry_.components; ++c) {
-      const size_t blocks = geometry_.component[c].blocks();
+      const size_t blocks = measured_blocks(c);
       statistics_.blocks[c] = static_cast<int64_t>(blocks);
       for (size_t i = 0; i < kBlockSize; ++i) {
         if (around_mean) {

@@ -3,100 +3,10 @@
 
 #include "backend.h"
 #include "dct.h"
-#include "entropy_kernel.h"
+#include "token_kernel.h"
 
 namespace edgejpeg {
 namespace {
-
-// --- colour ---
-
-constexpr size_t kStep = 16;  // pixels of one turn
-static_assert(kPixelGroup % kStep == 0);
-
-struct Pixels {
-  uint8x16_t red;
-  uint8x16_t green;
-  uint8x16_t blue;
-};
-
-inline Pixels load_pixels(const uint8_t* p, bool bgr) {
-  const uint8x16x3_t channels = vld3q_u8(p);
-  return {channels.val[bgr ? 2 : 0], channels.val[1], channels.val[bgr ? 0 : 2]};
-}
-
-inline int16x8_t subtract_low(uint8x16_t a, uint8x16_t b) {
-  return vreinterpretq_s16_u16(vsubl_u8(vget_low_u8(a), vget_low_u8(b)));
-}
-inline int16x8_t subtract_high(uint8x16_t a, uint8x16_t b) { return vreinterpretq_s16_u16(vsubl_high_u8(a, b)); }
-
-// The weights of a colour component sum to 65536 or 0, so that the differences to green are enough:
-// Y = G + (19595 (R - G) + 7471 (B - G) + 32768 >> 16).
-inline uint8x8_t luma(int16x8_t red, int16x8_t blue, uint8x8_t green) {
-  const int32x4_t low = vmlal_n_s16(vmull_n_s16(vget_low_s16(red), 19595), vget_low_s16(blue), 7471);
-  const int32x4_t high = vmlal_high_n_s16(vmull_high_n_s16(red, 19595), blue, 7471);
-  const int16x8_t above_green = vrshrn_high_n_s32(vrshrn_n_s32(low, 16), high, 16);
-  return vmovn_u16(vaddw_u8(vreinterpretq_u16_s16(above_green), green));
-}
-
-inline void store_luma(const Pixels& p, int8_t* y) {
-  const uint8x8_t low = luma(subtract_low(p.red, p.green), subtract_low(p.blue, p.green), vget_low_u8(p.green));
-  const uint8x8_t high = luma(subtract_high(p.red, p.green), subtract_high(p.blue, p.green), vget_high_u8(p.green));
-  vst1q_s8(y, vreinterpretq_s8_u8(veorq_u8(vcombine_u8(low, high), vdupq_n_u8(0x80))));
-}
-
-// (32768 plus - weight minus + half) >> shift for eight cells of 2^log2_pixels pixels. The saturation turns 128 into
-// 127.
-template <int log2_pixels, int16_t weight>
-inline int8x8_t chroma(int16x8_t plus, int16x8_t minus) {
-  const int32x4_t low = vmlsl_n_s16(vshll_n_s16(vget_low_s16(plus), 15), vget_low_s16(minus), weight);
-  const int32x4_t high = vmlsl_high_n_s16(vshll_high_n_s16(plus, 15), minus, weight);
-  constexpr int kShift = 16 + log2_pixels;
-  return vqmovn_s16(vmovn_high_s32(vmovn_s32(vrshrq_n_s32(low, kShift)), vrshrq_n_s32(high, kShift)));
-}
-
-// Eight cells from the sums of their pixels' differences.
-template <int log2_pixels>
-inline void store_cells(int16x8_t red, int16x8_t blue, int8_t* cb, int8_t* cr) {
-  vst1_s8(cb, chroma<log2_pixels, 11059>(blue, red));
-  vst1_s8(cr, chroma<log2_pixels, 5329>(red, blue));
-}
-
-inline int16x8_t subtract(uint16x8_t a, uint16x8_t b) { return vreinterpretq_s16_u16(vsubq_u16(a, b)); }
-
-void convert_luma(const uint8_t* pixels, bool bgr, size_t count, int8_t* y) {
-  for (size_t x = 0; x < count; x += kStep) store_luma(load_pixels(pixels + 3 * x, bgr), y + x);
-}
-
-void convert_444(const uint8_t* pixels, bool bgr, size_t count, int8_t* y, int8_t* cb, int8_t* cr) {
-  for (size_t x = 0; x < count; x += kStep) {
-    const Pixels p = load_pixels(pixels + 3 * x, bgr);
-    store_luma(p, y + x);
-    store_cells<0>(subtract_low(p.red, p.green), subtract_low(p.blue, p.green), cb + x, cr + x);
-    store_cells<0>(subtract_high(p.red, p.green), subtract_high(p.blue, p.green), cb + x + 8, cr + x + 8);
-  }
-}
-
-void convert_422(const uint8_t* pixels, bool bgr, size_t count, int8_t* y, int8_t* cb, int8_t* cr) {
-  for (size_t x = 0; x < count; x += kStep) {
-    const Pixels p = load_pixels(pixels + 3 * x, bgr);
-    store_luma(p, y + x);
-    const uint16x8_t green = vpaddlq_u8(p.green);
-    store_cells<1>(subtract(vpaddlq_u8(p.red), green), subtract(vpaddlq_u8(p.blue), green), cb + x / 2, cr + x / 2);
-  }
-}
-
-void convert_420(const uint8_t* const pixels[2], bool bgr, size_t count, int8_t* const y[2], int8_t* cb, int8_t* cr) {
-  for (size_t x = 0; x < count; x += kStep) {
-    const Pixels upper = load_pixels(pixels[0] + 3 * x, bgr);
-    const Pixels lower = load_pixels(pixels[1] + 3 * x, bgr);
-    store_luma(upper, y[0] + x);
-    store_luma(lower, y[1] + x);
-    const auto sum = [](uint8x16_t a, uint8x16_t b) { return vpadalq_u8(vpaddlq_u8(a), b); };
-    const uint16x8_t green = sum(upper.green, lower.green);
-    store_cells<2>(subtract(sum(upper.red, lower.red), green), subtract(sum(upper.blue, lower.blue), green), cb + x / 2,
-                   cr + x / 2);
-  }
-}
 
 // --- DCT ---
 
@@ -274,6 +184,9 @@ void quantise_pairs(const int16_t* coefficients, size_t pairs, const Quantiser& 
   for (size_t i = 0; i < 4; ++i) order[i] = vld1q_u8(kOrder.index + 16 * i);
   for (size_t block = 0; block < 2 * pairs; ++block, levels += kBlockSize) {
     const int16_t* const in = coefficients + block / 2 * kPairSize + block % 2 * 8;
+    const int16_t* const ahead = coefficients + kPairsAhead * kPairSize + block * kBlockSize;
+    __builtin_prefetch(ahead);
+    __builtin_prefetch(ahead + 32);
     int16x8_t lines[8];
     for (size_t u = 0; u < 8; ++u) lines[u] = quantise_line<has_dead_zone>(vld1q_s16(in + 16 * u), quantiser, u);
     const bool wide = !quantiser.narrow && has_wide_level(lines);
@@ -299,6 +212,16 @@ void quantise(const int16_t* coefficients, size_t pairs, const Quantiser& quanti
   const auto quantise_all = quantiser.has_dead_zone ? quantise_pairs<true> : quantise_pairs<false>;
   quantise_all(coefficients, pairs, quantiser, blocks, levels);
 }
+
+// --- entropy coding ---
+
+struct Compact {
+  static void move(const int8_t* levels, const uint8_t* order, uint8_t base, uint8_t* level, uint8_t* place) {
+    const uint8x8_t from = vld1_u8(order);
+    vst1_u8(level, vtbl1_u8(vreinterpret_u8_s8(vld1_s8(levels)), from));
+    vst1_u8(place, vadd_u8(from, vdup_n_u8(base)));
+  }
+};
 
 // --- stuffing ---
 
@@ -328,7 +251,15 @@ uint8_t* append(const uint8_t* in, size_t bytes, unsigned shift, uint8_t* out) {
 
 }  // namespace
 
-const Backend kNeonBackend = {"neon",   convert_luma,     convert_444, convert_422, convert_420, transform, accumulate,
-                              quantise, quantise_exactly, count_row,   write_row,   append,      nullptr};
+const Backend kNeonBackend = {"neon",
+                              &kNeonColour,
+                              transform,
+                              accumulate,
+                              quantise,
+                              quantise_exactly,
+                              count_tokens<Compact>,
+                              write_tokens<Compact>,
+                              append,
+                              nullptr};
 
 }  // namespace edgejpeg

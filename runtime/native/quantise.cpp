@@ -22,24 +22,50 @@ double expected_differences(const uint8_t* table) {
   return sum / kBlockSize;
 }
 
+// What a Quantiser has for a step at a horizontal frequency, and the correction where the coefficients are exact.
+struct Division {
+  uint16_t correction;
+  uint16_t exact_correction;
+  uint16_t reciprocal;
+  uint16_t scale;
+  uint16_t shift;
+};
+
+// Of all steps: a frame has its own tables, and a hundred divisions would be felt in a small one.
+struct Divisions {
+  Division of[8][256] = {};
+
+  Divisions() {
+    for (int u = 0; u < 8; ++u) {
+      for (int q = 1; q < 256; ++q) {
+        const double step = q * dct_scale(u);
+        unsigned shift = 0;
+        double reciprocal = 65536 / step;
+        for (; reciprocal < 32768; reciprocal *= 2) ++shift;
+        // Where both frequencies are 0 or 4 the coefficient is an exact multiple of 1/8, here of 3, and often half way
+        // between two levels. The 1 makes sure that a reciprocal that was rounded down does not pull it below.
+        of[u][q] = {static_cast<uint16_t>(step / 2 + 0.5), static_cast<uint16_t>(step / 2 + 1),
+                    static_cast<uint16_t>(std::min(std::floor(reciprocal + 0.5), 65535.0)),
+                    static_cast<uint16_t>(65536u >> shift), static_cast<uint16_t>(shift)};
+      }
+    }
+  }
+};
+
 }  // namespace
 
 Quantiser make_quantiser(const uint8_t* table, const double* dead_zone) {
+  static const Divisions divisions;
   Quantiser quantiser = {};
   quantiser.narrow = true;
   for (size_t raster = 0; raster < kBlockSize; ++raster) {
     const size_t i = transpose_index(raster);
-    const double step = table[raster] * dct_scale(static_cast<int>(raster % 8));
-    unsigned shift = 0;
-    double reciprocal = 65536 / step;
-    for (; reciprocal < 32768; reciprocal *= 2) ++shift;
-    // Where both frequencies are 0 or 4 the coefficient is an exact multiple of 1/8, here of 3, and often half way
-    // between two levels. The 1 makes sure that a reciprocal that was rounded down does not pull it below.
+    const Division& division = divisions.of[raster % 8][table[raster]];
     const bool is_exact = raster % 4 == 0 && raster / 8 % 4 == 0;
-    quantiser.correction[i] = static_cast<uint16_t>(is_exact ? step / 2 + 1 : step / 2 + 0.5);
-    quantiser.reciprocal[i] = static_cast<uint16_t>(std::min(std::floor(reciprocal + 0.5), 65535.0));
-    quantiser.scale[i] = static_cast<uint16_t>(65536u >> shift);
-    quantiser.shift[i] = static_cast<uint16_t>(shift);
+    quantiser.correction[i] = is_exact ? division.exact_correction : division.correction;
+    quantiser.reciprocal[i] = division.reciprocal;
+    quantiser.scale[i] = division.scale;
+    quantiser.shift[i] = division.shift;
     if (dead_zone != nullptr) {
       const double threshold = dead_zone_threshold(dead_zone[raster], table[raster]);
       quantiser.threshold[i] = static_cast<int16_t>(std::ceil(threshold * dct_scale(static_cast<int>(raster % 8))));

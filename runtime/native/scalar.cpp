@@ -1,5 +1,4 @@
 // The plain back end: what the others compute, one value after another.
-#include <algorithm>
 #include <cstdlib>
 
 #include "backend.h"
@@ -8,68 +7,6 @@
 
 namespace edgejpeg {
 namespace {
-
-struct Pixel {
-  int red;
-  int green;
-  int blue;
-};
-
-inline Pixel pixel_at(const uint8_t* pixels, bool bgr, size_t x) {
-  const uint8_t* const p = pixels + 3 * x;
-  return {p[bgr ? 2 : 0], p[1], p[bgr ? 0 : 2]};
-}
-
-// BT.601 full range in 16-bit fixed point: Y, then Cb and Cr.
-inline int8_t luma_sample(const Pixel& p) {
-  return static_cast<int8_t>(((19595 * p.red + 38470 * p.green + 7471 * p.blue + 32768) >> 16) - 128);
-}
-
-// `sum` is over a cell of 2^log2_pixels pixels. Pure blue and pure red round up to 128, one above what eight bits hold.
-// The shift of a negative number is arithmetic on every compiler that is supported.
-template <int log2_pixels>
-inline void chroma_samples(const Pixel& sum, int8_t* cb, int8_t* cr) {
-  constexpr int kHalf = 32768 << log2_pixels;
-  constexpr int kShift = 16 + log2_pixels;
-  const int blue = (-11059 * sum.red - 21709 * sum.green + 32768 * sum.blue + kHalf) >> kShift;
-  const int red = (32768 * sum.red - 27439 * sum.green - 5329 * sum.blue + kHalf) >> kShift;
-  *cb = static_cast<int8_t>(std::min(blue, 127));
-  *cr = static_cast<int8_t>(std::min(red, 127));
-}
-
-void convert_luma(const uint8_t* pixels, bool bgr, size_t count, int8_t* y) {
-  for (size_t x = 0; x < count; ++x) y[x] = luma_sample(pixel_at(pixels, bgr, x));
-}
-
-void convert_444(const uint8_t* pixels, bool bgr, size_t count, int8_t* y, int8_t* cb, int8_t* cr) {
-  convert_luma(pixels, bgr, count, y);
-  for (size_t x = 0; x < count; ++x) chroma_samples<0>(pixel_at(pixels, bgr, x), cb + x, cr + x);
-}
-
-inline void add_pair(const uint8_t* pixels, bool bgr, size_t cell, Pixel* sum) {
-  for (size_t x = 2 * cell; x < 2 * cell + 2; ++x) {
-    const Pixel p = pixel_at(pixels, bgr, x);
-    *sum = {sum->red + p.red, sum->green + p.green, sum->blue + p.blue};
-  }
-}
-
-void convert_422(const uint8_t* pixels, bool bgr, size_t count, int8_t* y, int8_t* cb, int8_t* cr) {
-  convert_luma(pixels, bgr, count, y);
-  for (size_t cell = 0; cell < count / 2; ++cell) {
-    Pixel sum = {};
-    add_pair(pixels, bgr, cell, &sum);
-    chroma_samples<1>(sum, cb + cell, cr + cell);
-  }
-}
-
-void convert_420(const uint8_t* const pixels[2], bool bgr, size_t count, int8_t* const y[2], int8_t* cb, int8_t* cr) {
-  for (int row = 0; row < 2; ++row) convert_luma(pixels[row], bgr, count, y[row]);
-  for (size_t cell = 0; cell < count / 2; ++cell) {
-    Pixel sum = {};
-    for (int row = 0; row < 2; ++row) add_pair(pixels[row], bgr, cell, &sum);
-    chroma_samples<2>(sum, cb + cell, cr + cell);
-  }
-}
 
 inline int multiply(int a, int b) { return (a * b + 16384) >> 15; }
 
@@ -155,6 +92,107 @@ void quantise(const int16_t* coefficients, size_t pairs, const Quantiser& quanti
   }
 }
 
+[[gnu::noinline]] BitPacker write_ac_slowly(const Block& block, const int16_t* wide, const uint32_t* codes,
+                                            BitPacker packer) {
+  size_t previous = 0;
+  for (uint64_t mask = block.mask; mask != 0; mask &= mask - 1) {
+    const size_t k = lowest_bit(mask);
+    size_t run = k - previous - 1;
+    previous = k;
+    for (; run >= 16; run -= 16) {
+      packer.put(codes[kAcCodeIndex + kSixteenZeros]);
+      packer.flush();
+    }
+    const int level = level_at(block, wide, k);
+    const uint32_t size = category(level);
+    packer.put_value(codes[kAcCodeIndex + (run << 4 | size)], level, size);
+    packer.flush();
+  }
+  return packer;
+}
+
+// The packer goes in and out by value: in registers, where the bytes it writes cannot be thought to change it.
+[[gnu::always_inline]] inline BitPacker write_block(const Block& block, const int16_t* wide, int* previous_dc,
+                                                    const uint32_t* codes, BitPacker packer) {
+  const int difference = block.dc - *previous_dc;
+  *previous_dc = block.dc;
+  const uint32_t size = category(difference);
+  packer.put_value(codes[kDcCodeIndex + size], difference, size);
+  uint64_t mask = block.mask;
+  if (__builtin_expect(block.wide != 0 || has_long_run(mask), 0)) {
+    packer.flush();
+    packer = write_ac_slowly(block, wide, codes, packer);
+  } else if (mask != 0) {
+    size_t previous = 0;
+    // Behind the last level this finds levels[64], which is 0, and its word is 0.
+    const auto put_next = [&] {
+      const size_t k = lowest_bit(mask);
+      mask &= mask - 1;
+      packer.put(codes[ac_row(k - previous) | static_cast<uint8_t>(block.levels[k])]);
+      previous = k;
+    };
+    put_next();
+    packer.flush();
+    while (mask != 0) {
+      put_next();
+      put_next();
+      packer.flush();
+    }
+  }
+  if (block.mask >> 63 == 0) packer.put(codes[kAcCodeIndex + kEndOfBlock]);
+  packer.flush();
+  return packer;
+}
+
+inline BitPacker write_dummy(const uint32_t* codes, BitPacker packer) {
+  packer.put(codes[kDcCodeIndex]);
+  packer.put(codes[kAcCodeIndex + kEndOfBlock]);
+  packer.flush();
+  return packer;
+}
+
+inline void count_block(const Block& block, const int16_t* wide, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac) {
+  ++dc->count[category(block.dc - *previous_dc)];
+  *previous_dc = block.dc;
+  size_t previous = 0;
+  for (uint64_t mask = block.mask; mask != 0; mask &= mask - 1) {
+    const size_t k = lowest_bit(mask);
+    size_t run = k - previous - 1;
+    previous = k;
+    for (; run >= 16; run -= 16) ++ac->count[kSixteenZeros];
+    ++ac->count[run << 4 | category(level_at(block, wide, k))];
+  }
+  if (block.mask >> 63 == 0) ++ac->count[kEndOfBlock];
+}
+
+inline void count_dummy(SymbolCounts* dc, SymbolCounts* ac) {
+  ++dc->count[0];
+  ++ac->count[kEndOfBlock];
+}
+
+size_t write_row(const McuRow& row, int* previous_dc, const EntropyCodes* const codes[2], uint8_t* out) {
+  BitPacker packer;
+  packer.out = out;
+  const uint32_t* const chroma = codes[row.components > 1 ? 1 : 0]->words;
+  const uint32_t* const slots[3] = {codes[0]->words, chroma, chroma};
+  walk_any_row(
+      row,
+      [&](size_t c, const Block& block, const int16_t* wide)
+          __attribute__((always_inline)) { packer = write_block(block, wide, previous_dc + c, slots[c], packer); },
+      [&](size_t c) { packer = write_dummy(slots[c], packer); });
+  return finish_row(packer, out);
+}
+
+void count_row(const McuRow& row, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac) {
+  walk_any_row(
+      row,
+      [&](size_t c, const Block& block, const int16_t* wide) {
+        const size_t slot = c == 0 ? 0 : 1;
+        count_block(block, wide, previous_dc + c, dc + slot, ac + slot);
+      },
+      [&](size_t c) { count_dummy(dc + (c == 0 ? 0 : 1), ac + (c == 0 ? 0 : 1)); });
+}
+
 uint8_t* append(const uint8_t* in, size_t bytes, unsigned shift, uint8_t* out) {
   for (const uint8_t* p = in; p != in + bytes; ++p) {
     const auto value = static_cast<uint8_t>((p[-1] << 8 | p[0]) >> shift);
@@ -166,12 +204,10 @@ uint8_t* append(const uint8_t* in, size_t bytes, unsigned shift, uint8_t* out) {
 
 }  // namespace
 
-const Backend kScalarBackend = {"scalar",  convert_luma, convert_444, convert_422,      convert_420,
-                                transform, accumulate,   quantise,    quantise_exactly, count_row,
-                                write_row, append,       nullptr};
+const Backend kScalarBackend = {"scalar",         &kScalarColour, transform, accumulate, quantise,
+                                quantise_exactly, count_row,      write_row, append,     nullptr};
 
-const Backend kReferenceBackend = {"reference", convert_luma, convert_444,        convert_422,      convert_420,
-                                   transform,   accumulate,   quantise,           quantise_exactly, count_row,
-                                   write_row,   append,       forward_dct_exactly};
+const Backend kReferenceBackend = {"reference",      &kScalarColour, transform, accumulate, quantise,
+                                   quantise_exactly, count_row,      write_row, append,     forward_dct_exactly};
 
 }  // namespace edgejpeg

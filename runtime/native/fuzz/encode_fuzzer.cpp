@@ -1,7 +1,8 @@
 // Sequences of calls on one encoder handle, against a model of what the header promises.
 //
 // Every file is read to its last bit, and compared with what a new handle with one thread and the scalar back end makes
-// of the same frame without its strides, its channels the other way round.
+// of the same frame without its strides, its samples arranged in another way.
+#include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
@@ -26,7 +27,8 @@ using edgejpeg_fuzz::Reader;
 constexpr size_t kMaxCalls = 12;
 
 void check_status(edgejpeg_status status, edgejpeg_status expected, const char* call) {
-  FUZZ_CHECK(status >= EDGEJPEG_OK && status <= EDGEJPEG_NOT_READY, "%s returned %d", call, static_cast<int>(status));
+  FUZZ_CHECK(status >= EDGEJPEG_OK && status <= EDGEJPEG_BUFFER_TOO_SMALL, "%s returned %d", call,
+             static_cast<int>(status));
   FUZZ_CHECK(status == expected, "%s returned %d, not %d; last error: %s", call, static_cast<int>(status),
              static_cast<int>(expected), edgejpeg_last_error());
   if (status == EDGEJPEG_OK) return;
@@ -93,18 +95,36 @@ class Session {
     }
   }
 
+  // Kinds of files, and where their Huffman tables come from; allowed ones.
+  void read_file_options(edgejpeg_options* options) {
+    const size_t bits = reader_->choice(256);
+    options->container = bits & 1;
+    options->progressive = bits >> 1 & 1;
+    options->exact_huffman = bits >> 2 & 1;
+    options->sampled_statistics = bits >> 3 & 1;
+    if (options->progressive == 0) {
+      options->standard_huffman = bits >> 4 & 1;
+      options->restart_rows = (bits >> 5 & 1) != 0 ? reader_->range(0, EDGEJPEG_MAX_SIZE) >> reader_->choice(17) : 0;
+    }
+    options->orientation = (bits >> 6 & 1) != 0 ? static_cast<int32_t>(reader_->choice(9)) : 0;
+  }
+
   void create() {
     edgejpeg_options options = {};
     options.subsampling = static_cast<int32_t>(reader_->choice(4));
     options.effort = static_cast<int32_t>(reader_->choice(2));
     constexpr int32_t kThreads[] = {1, 2, 3, 4, 7, 1, 2, EDGEJPEG_MAX_THREADS};
-    const size_t threads = reader_->choice(64);
+    const size_t byte = reader_->choice(256);
+    const size_t threads = byte % 64;
     options.threads = kThreads[threads < 8 ? threads : threads % 7];
+    if (byte >= 64) read_file_options(&options);
     bool valid = true;
     if (reader_->once_in(16)) {
       constexpr int32_t kWrong[] = {-1, EDGEJPEG_MAX_THREADS + 1, INT32_MAX, INT32_MIN};
       const int32_t wrong = kWrong[reader_->choice(std::size(kWrong))];
-      (reader_->once_in(2) ? options.threads : reader_->once_in(2) ? options.effort : options.subsampling) = wrong;
+      int32_t* const fields[] = {&options.threads,   &options.effort,      &options.subsampling,
+                                 &options.container, &options.progressive, &options.orientation};
+      *fields[reader_->choice(std::size(fields))] = wrong;
       valid = false;
     }
     edgejpeg_encoder* created = nullptr;
@@ -229,6 +249,11 @@ class Session {
         edgejpeg_encoder_encode(encoder_, &image, nullptr, &size),
         edgejpeg_encoder_encode(encoder_, &image, &data, nullptr),
         edgejpeg_encoder_encode(encoder_, &image, &data, &size),
+        edgejpeg_encoder_encode_to(nullptr, &image, table, 64, &size),
+        edgejpeg_encoder_encode_to(encoder_, nullptr, table, 64, &size),
+        edgejpeg_encoder_encode_to(encoder_, &image, nullptr, 64, &size),
+        edgejpeg_encoder_encode_to(encoder_, &image, table, 64, nullptr),
+        edgejpeg_encoder_encode_to(encoder_, &image, table, 64, &size),
         edgejpeg_encoder_tables(nullptr, table, table),
         edgejpeg_encoder_tables(encoder_, nullptr, table),
         edgejpeg_encoder_tables(encoder_, table, nullptr),
@@ -256,17 +281,20 @@ class Session {
 
   void encode() {
     const Frame frame = edgejpeg_fuzz::read_frame(reader_);
-    const std::vector<uint8_t> before(frame.memory.get(), frame.memory.get() + frame.size);
+    std::vector<uint8_t> before[3];
+    for (size_t i = 0; i < 3; ++i) before[i] = frame.planes[i].copy();
     const bool gray = settings_.options.subsampling == EDGEJPEG_GRAY || frame.image.format == EDGEJPEG_LUMA;
     const bool needs_chroma = settings_.mode == Settings::kFixed && !settings_.has_chroma && !gray;
     const edgejpeg_status expected = !frame.valid                                        ? EDGEJPEG_INVALID_ARGUMENT
                                      : settings_.mode == Settings::kNone || needs_chroma ? EDGEJPEG_NOT_READY
-                                                                                         : EDGEJPEG_OK;
+                                     : restart_interval(frame) > EDGEJPEG_MAX_RESTART_INTERVAL
+                                         ? EDGEJPEG_INVALID_ARGUMENT
+                                         : EDGEJPEG_OK;
     static const uint8_t untouched = 0;
     const uint8_t* data = &untouched;
     size_t size = 12345;
     const edgejpeg_status status = edgejpeg_encoder_encode(encoder_, &frame.image, &data, &size);
-    FUZZ_CHECK(std::memcmp(before.data(), frame.memory.get(), frame.size) == 0, "the frame was written to");
+    for (size_t i = 0; i < 3; ++i) FUZZ_CHECK(frame.planes[i] == before[i], "plane %zu was written to", i);
     check_status(status, expected, "encode");
     if (status != EDGEJPEG_OK) {
       FUZZ_CHECK((data == nullptr && size == 0) || (data == &untouched && size == 12345), "a failure with bytes");
@@ -280,6 +308,42 @@ class Session {
       FUZZ_CHECK(file == std::vector<uint8_t>(data, data + size), "the same frame, other bytes");
     }
     compare_with_new_handle(frame, file);
+    encode_to(frame, file);
+  }
+
+  // Into a buffer of any size, all of which is the fuzzer's to check; or over the frame, which is refused.
+  void encode_to(const Frame& frame, const std::vector<uint8_t>& file) {
+    size_t size = 12345;
+    if (reader_->once_in(8)) {
+      const edgejpeg_fuzz::Memory& plane = frame.planes[frame.planes[1].size > 0 ? reader_->choice(2) : 0];
+      const std::vector<uint8_t> before = plane.copy();
+      const size_t offset = reader_->range(0, 0xFFFF) % plane.size;
+      check_status(
+          edgejpeg_encoder_encode_to(encoder_, &frame.image, plane.bytes.get() + offset, plane.size - offset, &size),
+          EDGEJPEG_INVALID_ARGUMENT, "encode_to over the frame");
+      FUZZ_CHECK(plane == before, "a refused call wrote into the frame");
+      return;
+    }
+    const size_t capacity =
+        reader_->once_in(2) ? file.size() + reader_->choice(40) : reader_->any<uint16_t>() % (file.size() + 2);
+    constexpr uint8_t kUntouched = 0xA5;
+    std::vector<uint8_t> out(capacity, kUntouched);
+    const edgejpeg_status status = edgejpeg_encoder_encode_to(encoder_, &frame.image, out.data(), capacity, &size);
+    const bool fits = capacity >= file.size();
+    check_status(status, fits ? EDGEJPEG_OK : EDGEJPEG_BUFFER_TOO_SMALL, "encode_to");
+    FUZZ_CHECK(size == file.size(), "%zu bytes, not %zu", size, file.size());
+    FUZZ_CHECK(!fits || std::memcmp(out.data(), file.data(), size) == 0, "encode_to gave other bytes");
+    const auto end = out.begin() + static_cast<ptrdiff_t>(fits ? size : 0);
+    FUZZ_CHECK(std::all_of(end, out.end(), [](uint8_t byte) { return byte == kUntouched; }), "bytes behind the file");
+  }
+
+  int64_t restart_interval(const Frame& frame) const {
+    const int32_t subsampling = settings_.options.subsampling;
+    const bool gray = subsampling == EDGEJPEG_GRAY || frame.image.format == EDGEJPEG_LUMA;
+    const int64_t width = gray || subsampling == EDGEJPEG_444 ? 8 : 16;
+    const int64_t height = gray || subsampling != EDGEJPEG_420 ? 8 : 16;
+    const int64_t rows = (frame.image.height + height - 1) / height;
+    return std::min<int64_t>(settings_.options.restart_rows, rows) * ((frame.image.width + width - 1) / width);
   }
 
   void check_result(const edgejpeg_encoder* encoder, const Frame& frame, const std::vector<uint8_t>& file) const {
@@ -305,7 +369,11 @@ class Session {
                                               gray || subsampling == EDGEJPEG_444 ? size_t{1} : size_t{2},
                                               gray || subsampling != EDGEJPEG_420 ? size_t{1} : size_t{2},
                                               {luma, chroma},
-                                              &settings_.comment};
+                                              &settings_.comment,
+                                              settings_.options.container == EDGEJPEG_LEAN,
+                                              settings_.options.progressive != 0,
+                                              static_cast<uint8_t>(settings_.options.orientation),
+                                              static_cast<size_t>(settings_.options.restart_rows)};
     edgejpeg_fuzz::check_file(file.data(), file.size(), expected);
   }
 
@@ -329,7 +397,7 @@ class Session {
     }
   }
 
-  // One thread, the scalar back end, no history, no strides, and the channels the other way round: the same bytes.
+  // One thread, the scalar back end, no history, no strides, another arrangement: the same bytes.
   void compare_with_new_handle(const Frame& frame, const std::vector<uint8_t>& file) const {
     edgejpeg_options options = settings_.options;
     options.threads = 1;
@@ -354,18 +422,9 @@ class Session {
     const char* const text = reinterpret_cast<const char*>(s.comment.data());
     check_status(edgejpeg_encoder_set_comment(other, text, s.comment.size()), EDGEJPEG_OK, "set_comment");
 
-    std::vector<uint8_t> samples = edgejpeg_fuzz::packed_samples(frame);
-    const ptrdiff_t channels = static_cast<ptrdiff_t>(frame.channels());
-    edgejpeg_image image = frame.image;
-    image.pixel_stride = channels;
-    image.row_stride = channels * image.width;
-    if (frame.image.format == EDGEJPEG_RGB) {
-      for (size_t i = 0; i < samples.size(); i += 3) std::swap(samples[i], samples[i + 2]);
-    }
-    image.format = frame.image.format == EDGEJPEG_LUMA  ? EDGEJPEG_LUMA
-                   : frame.image.format == EDGEJPEG_RGB ? EDGEJPEG_BGR
-                                                        : EDGEJPEG_RGB;
-    image.pixels = samples.data();
+    edgejpeg_fuzz::OtherFrame rearranged;
+    edgejpeg_fuzz::rearrange(frame, &rearranged);
+    const edgejpeg_image& image = rearranged.image;
     const uint8_t* data = nullptr;
     size_t size = 0;
     check_status(edgejpeg_encoder_encode(other, &image, &data, &size), EDGEJPEG_OK, "encode with a new handle");

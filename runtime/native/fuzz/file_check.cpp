@@ -1,5 +1,6 @@
 #include "file_check.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "check.h"
@@ -54,6 +55,14 @@ class Bits {
     return 0;
   }
 
+  // The end of an interval, and its marker.
+  void restart(size_t index) {
+    while (left_ > 0) FUZZ_CHECK(bit() == 1, "the last byte before a restart marker is not filled with ones");
+    FUZZ_CHECK(at_ + 2 < size_ && data_[at_] == 0xFF && data_[at_ + 1] == 0xD0 + index % 8, "no restart marker %zu",
+               index);
+    at_ += 2;
+  }
+
   void end() {
     while (left_ > 0) FUZZ_CHECK(bit() == 1, "the last byte of the scan is not filled with ones");
     FUZZ_CHECK(size_ - at_ == 2 && data_[at_] == 0xFF && data_[at_ + 1] == 0xD9, "%zu bytes behind the scan, not EOI",
@@ -83,33 +92,45 @@ class File {
     FUZZ_CHECK(size_ > 4 && data_[0] == 0xFF && data_[1] == 0xD8, "no SOI");
     FUZZ_CHECK(data_[size_ - 2] == 0xFF && data_[size_ - 1] == 0xD9, "no EOI");
     size_t at = 2;
-    while (true) {
+    while (data_[at + 1] != 0xD9) {
       FUZZ_CHECK(at + 4 < size_ && data_[at] == 0xFF, "no marker at byte %zu", at);
       const uint8_t marker = data_[at + 1];
       const size_t length = static_cast<size_t>(data_[at + 2]) << 8 | data_[at + 3];
       FUZZ_CHECK(length >= 2 && at + 2 + length < size_, "marker %02x has length %zu", marker, length);
       segment(marker, data_ + at + 4, length - 2);
       at += 2 + length;
-      if (marker == 0xDA) break;
+      if (marker != 0xDA) continue;
+      ++scans_;
+      if (!expected_.progressive) break;
+      while (data_[at] != 0xFF || data_[at + 1] == 0) FUZZ_CHECK(++at + 1 < size_, "a scan without an end");
     }
-    FUZZ_CHECK(has_frame_, "no SOF0");
+    FUZZ_CHECK(has_frame_, "no SOF");
     FUZZ_CHECK(has_comment_ == !expected_.comment->empty(), "a comment where there is none, or the other way round");
-    scan(at);
+    FUZZ_CHECK(has_jfif_ != expected_.lean && has_exif_ == (expected_.orientation != 0), "wrong APP segments");
+    FUZZ_CHECK(!expected_.lean || expected_.progressive || segments_ == 2, "a lean file with %zu segments of tables",
+               segments_);
+    if (!expected_.progressive) return scan(at);
+    FUZZ_CHECK(scans_ == (expected_.components == 1 ? 3 : 5) && at == size_ - 2, "%zu scans in %zu bytes", scans_, at);
   }
 
  private:
   void segment(uint8_t marker, const uint8_t* payload, size_t length) {
     switch (marker) {
       case 0xC0:
+      case 0xC2:
+        FUZZ_CHECK((marker == 0xC2) == expected_.progressive, "SOF %02x", marker);
         frame(payload, length);
         break;
       case 0xC4:
+        ++segments_;
         huffman(payload, length);
         break;
       case 0xDB:
+        ++segments_;
         quantization(payload, length);
         break;
       case 0xDA:
+        if (expected_.progressive) break;
         FUZZ_CHECK(payload[0] == expected_.components && length == 4 + 2 * expected_.components, "a wrong SOS");
         for (size_t c = 0; c < expected_.components; ++c) selector_[c] = payload[2 + 2 * c];
         FUZZ_CHECK(payload[length - 3] == 0 && payload[length - 2] == 63 && payload[length - 1] == 0,
@@ -119,6 +140,19 @@ class File {
         has_comment_ = true;
         FUZZ_CHECK(length == expected_.comment->size() && std::memcmp(payload, expected_.comment->data(), length) == 0,
                    "another comment, of %zu bytes", length);
+        break;
+      case 0xDD:
+        interval_ = static_cast<size_t>(payload[0]) << 8 | payload[1];
+        FUZZ_CHECK(length == 2 && interval_ > 0 && expected_.restart_rows > 0, "a DRI segment for %zu", interval_);
+        break;
+      case 0xE0:
+        has_jfif_ = true;
+        break;
+      case 0xE1:
+        has_exif_ = true;
+        FUZZ_CHECK(length == 32 && std::memcmp(payload, "Exif\0\0MM", 8) == 0 && payload[24] == 0 &&
+                       payload[25] == expected_.orientation,
+                   "an APP1 segment of %zu bytes", length);
         break;
       default:
         FUZZ_CHECK(marker >= 0xE0 && marker <= 0xEF, "marker %02x", marker);
@@ -175,7 +209,12 @@ class File {
     const size_t vertical = gray ? 1 : expected_.vertical;
     const size_t columns = (expected_.width + 8 * horizontal - 1) / (8 * horizontal);
     const size_t rows = (expected_.height + 8 * vertical - 1) / (8 * vertical);
+    FUZZ_CHECK(interval_ == std::min(expected_.restart_rows, rows) * columns, "an interval of %zu MCUs", interval_);
     for (size_t mcu = 0; mcu < columns * rows; ++mcu) {
+      if (interval_ > 0 && mcu > 0 && mcu % interval_ == 0) {
+        bits.restart(mcu / interval_ - 1);
+        std::memset(previous_, 0, sizeof(previous_));
+      }
       for (size_t c = 0; c < expected_.components; ++c) {
         for (size_t i = c == 0 ? horizontal * vertical : 1; i > 0; --i) block(&bits, c);
       }
@@ -209,6 +248,11 @@ class File {
   const Expected& expected_;
   bool has_frame_ = false;
   bool has_comment_ = false;
+  bool has_jfif_ = false;
+  bool has_exif_ = false;
+  size_t segments_ = 0;  // of tables
+  size_t scans_ = 0;
+  size_t interval_ = 0;
   uint8_t tables_[4][64] = {};
   HuffmanTable huffman_[2][2];
   uint8_t selector_[3] = {};

@@ -10,19 +10,31 @@
 
 namespace edgejpeg_fuzz {
 
+// Memory of its own for every plane, so that a sanitizer sees each of their ends.
+struct Memory {
+  std::unique_ptr<uint8_t[]> bytes;
+  size_t size = 0;
+
+  bool operator==(const std::vector<uint8_t>& other) const;
+  std::vector<uint8_t> copy() const { return std::vector<uint8_t>(bytes.get(), bytes.get() + size); }
+};
+
 struct Frame {
   edgejpeg_image image = {};
   bool valid = false;  // whether the library must accept it
-  size_t size = 0;
-  std::unique_ptr<uint8_t[]> memory;
-
-  size_t channels() const { return image.format == EDGEJPEG_LUMA ? 1 : 3; }
+  Memory planes[3];
 };
 
 Frame read_frame(Reader* reader);
 
-// The samples of a valid frame without gaps, red first, whatever its format and strides are.
-std::vector<uint8_t> packed_samples(const Frame& frame);
+// The same picture, given in another way: without strides, red for blue, planes for interleaved samples.
+struct OtherFrame {
+  edgejpeg_image image = {};
+  std::vector<uint8_t> planes[3];
+};
+
+// `frame` is valid. The result must not be moved: its image points into it.
+void rearrange(const Frame& frame, OtherFrame* other);
 
 }  // namespace edgejpeg_fuzz
 

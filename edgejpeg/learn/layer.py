@@ -1,0 +1,343 @@
+"""The JPEG layer: JPEG coding and decoding in front of a network, with tables that learn [JPEG-DL].
+
+What is trained here is what the device and the server do: the layer's integer tables go into a file's DQT, and with Q_u
+and the codec's integers the layer's pixels are those of the decoded file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from edgejpeg.errors import InvalidInputError
+from edgejpeg.jpeg.tables import QuantTable
+from edgejpeg.learn.planes import chroma_factors, decode_planes, encode_planes
+from edgejpeg.learn.quantizer import MAX_BITS, MIN_BITS, check_hardness, check_positive, hard_quantize, soft_quantize
+
+if TYPE_CHECKING:
+    from edgejpeg.profile import Profile
+
+Table = QuantTable | ArrayLike | Tensor
+"""8x8 steps, row-major; a leading axis gives each of several rounds its own."""
+
+QUANTIZERS = ("soft", "hard")
+UPSAMPLINGS = ("fancy", "plain")
+_TOO_LARGE_FOR_UNIT = 1.5
+
+
+class JpegLayer(nn.Module):
+    """JPEG as a differentiable layer: image in, decoded image out, of the same size.
+
+    RGB -> YCbCr -> chroma averaged -> 8x8 DCT -> quantizer (a table for Y, one for Cb and Cr) -> inverse DCT -> chroma
+    interpolated -> RGB. In two lines of anyone's training loop:
+
+    >>> layer = JpegLayer(*edgejpeg.ijg_tables(75), subsampling="420", input_range=1)
+    >>> logits = network(normalize(layer(images)))
+
+    Args:
+        luma, chroma: steps q above 0, real numbers, 8x8, row-major, or (rounds, 8, 8). See
+            :mod:`edgejpeg.learn.initial` for starting points.
+        subsampling: ``"444"``, ``"422"`` or ``"420"``.
+        quantizer: ``"soft"``, Q_d [JPEG-DL eq. 5-7], or ``"hard"``, Q_u with straight-through gradients. The attribute
+            can be changed at any time.
+        bits: the quantizer's alphabet is -2^(bits-1) .. 2^(bits-1) (3 to 16). 11, the default, holds every coefficient
+            of an image for steps from 1; the papers' small-data recipes take 8.
+        window: ``"exact"``, or 5 for the truncated sum of the authors' code.
+        clip: False for an alphabet without ends.
+        alpha: the inverse temperature of Q_d, the same for all frequencies at first.
+        hardness: h; if given, alpha = h / q^2 is computed anew in each forward pass, without a gradient, and ``alpha``
+            is not used. :meth:`set_hardness` changes it, as on the path of
+            :func:`~edgejpeg.learn.quantizer.annealed_hardness`.
+        learn_tables: whether q are parameters that want gradients (128, times ``rounds``).
+        learn_alpha: whether alpha are, too, one for each step.
+        q_min, q_max: the steps stay between them; a gradient that pushes further out stops there. A file holds 1..255;
+            the papers' q_min is 1e-5.
+        integer_tables: round the steps, straight-through.
+        rounds: quantize so many times in a row in the DCT domain, each time with tables of their own.
+        input_range: 255 or 1, the largest value of the images in and out.
+        upsampling: of chroma: ``"fancy"``, as libjpeg's decoder does by default, or ``"plain"``.
+        encoder_rounding: pixels and samples are integers and the DCT is float64 in a fixed order, as in
+            :mod:`edgejpeg.jpeg.reference`, to the bit; gradients straight-through. Slower.
+        decoder_rounding: round and clamp as libjpeg-turbo's decoder does, to the bit; gradients as above. Slower.
+        clamp: clamp the result to the range, straight-through.
+
+    Shape:
+        (N, 3, H, W) float R, G, B to the same. Any H and W from 1: the image is padded to whole MCUs by replication and
+        cropped again. Half precision, by dtype or autocast, is computed in float32.
+
+    Memory for the backward pass: one float32 per coefficient and round, 6 bytes per pixel for 4:2:0 (12 for 4:4:4).
+
+    Raises:
+        InvalidInputError: an option outside what is allowed; a table of another shape, or a step that is not positive
+            and finite (with its place); later, an image of another shape or type, or out of range.
+    """
+
+    alpha_luma: Tensor
+    alpha_chroma: Tensor
+    hardness: Tensor | None
+
+    def __init__(
+        self,
+        luma: Table,
+        chroma: Table,
+        subsampling: str = "444",
+        quantizer: Literal["soft", "hard"] = "soft",
+        *,
+        bits: int = 11,
+        window: Literal["exact", 5] = "exact",
+        clip: bool = True,
+        alpha: float = 5.0,
+        hardness: float | None = None,
+        learn_tables: bool = True,
+        learn_alpha: bool = False,
+        q_min: float = 1.0,
+        q_max: float = 255.0,
+        integer_tables: bool = False,
+        rounds: int = 1,
+        input_range: Literal[1, 255] = 255,
+        upsampling: Literal["fancy", "plain"] = "fancy",
+        encoder_rounding: bool = False,
+        decoder_rounding: bool = False,
+        clamp: bool = False,
+    ) -> None:
+        super().__init__()
+        chroma_factors(subsampling)
+        _one_of("quantizer", quantizer, QUANTIZERS)
+        _one_of("upsampling", upsampling, UPSAMPLINGS)
+        _one_of("input_range", input_range, (1, 255))
+        _one_of("window", window, ("exact", 5))
+        _one_of("bits", bits, range(MIN_BITS, MAX_BITS + 1))
+        _one_of("rounds", rounds, range(1, 65))
+        if not 0 < q_min <= q_max <= 65535:
+            raise InvalidInputError(f"the steps' bounds are 0 < q_min <= q_max <= 65535; got {q_min!r} and {q_max!r}")
+        if learn_alpha and hardness is not None:
+            raise InvalidInputError("with a hardness, alpha = h / q^2 follows from the steps and cannot be learned")
+        self.subsampling, self.quantizer = subsampling, quantizer
+        self.bits, self.window, self.clip = bits, window, clip
+        self.q_min, self.q_max, self.integer_tables = float(q_min), float(q_max), integer_tables
+        self.rounds, self.input_range, self.upsampling = rounds, input_range, upsampling
+        self.encoder_rounding, self.decoder_rounding, self.clamp = encoder_rounding, decoder_rounding, clamp
+        self.luma = nn.Parameter(_steps(luma, "luma", rounds), requires_grad=learn_tables)
+        self.chroma = nn.Parameter(_steps(chroma, "chroma", rounds), requires_grad=learn_tables)
+        value = check_hardness(alpha, "alpha")
+        for name in ("alpha_luma", "alpha_chroma"):
+            if learn_alpha:
+                self.register_parameter(name, nn.Parameter(torch.full((rounds, 8, 8), value)))
+            else:
+                self.register_buffer(name, torch.full((rounds, 1, 1), value))
+        self.register_buffer("hardness", None if hardness is None else torch.tensor(check_hardness(hardness)))
+
+    def forward(self, image: Tensor, tables: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """The image after coding and decoding.
+
+        Args:
+            image: (N, 3, H, W), floating point, in 0..``input_range``.
+            tables: luma and chroma steps instead of the layer's own, each (8, 8) or, one for each image, (N, 8, 8);
+                gradients go to them. They are taken as they are: neither bounded nor rounded. For one round.
+        """
+        self._check_image(image)
+        dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
+        with torch.autocast(image.device.type, enabled=False):
+            pixels = image.to(dtype) * 255 if self.input_range == 1 else image.to(dtype)
+            luma, chroma = encode_planes(pixels, self.subsampling, rounding=self.encoder_rounding)
+            for index in range(self.rounds):
+                steps = self._tables(index) if tables is None else self._given(tables, image)
+                luma = self._quantize(luma, steps[0].to(luma.dtype), self.alpha_luma[index])
+                chroma = self._quantize(chroma, steps[1].to(luma.dtype), self.alpha_chroma[index])
+            decoded = decode_planes(
+                luma,
+                chroma,
+                (image.shape[2], image.shape[3]),
+                self.subsampling,
+                fancy=self.upsampling == "fancy",
+                rounding=self.decoder_rounding,
+            )
+            if self.clamp:
+                decoded = _straight_through(decoded, decoded.detach().clamp(0, 255))
+            return (decoded / 255 if self.input_range == 1 else decoded).to(image.dtype)
+
+    def set_hardness(self, hardness: float) -> None:
+        """Change h of a layer that was made with one."""
+        if self.hardness is None:
+            raise InvalidInputError("this layer has a fixed alpha; make it with hardness=... to change h")
+        self.hardness.fill_(check_hardness(hardness))
+
+    def tables(self) -> tuple[QuantTable, QuantTable]:
+        """The learned steps as integer tables, luma and chroma: within the bounds, rounded, 1..255, for a file.
+
+        Raises:
+            InvalidInputError: the layer has several rounds, which no single file can hold; NaN.
+        """
+        if self.rounds > 1:
+            raise InvalidInputError(f"a file holds one pair of tables; this layer has {self.rounds} rounds of them")
+        tables = []
+        for parameter, name in ((self.luma, "luma"), (self.chroma, "chroma")):
+            _check_learned(parameter.detach()[0], name)
+            steps = parameter.detach()[0].clamp(self.q_min, self.q_max).double().cpu().numpy()
+            tables.append(QuantTable(np.floor(steps + 0.5).clip(1, 255)))
+        return tables[0], tables[1]
+
+    def profile(self, name: str, *, effort: int = 0, provenance: Mapping[str, Any] | None = None) -> Profile:
+        """A fixed profile with :meth:`tables`, for :class:`edgejpeg.Encoder` and ``edgejpeg encode``."""
+        from edgejpeg.profile import Profile
+
+        luma, chroma = self.tables()
+        return Profile.fixed(
+            name=name, luma=luma, chroma=chroma, subsampling=self.subsampling, effort=effort, provenance=provenance
+        )
+
+    def hardened(self) -> JpegLayer:
+        """What a real file does: a copy with Q_u, :meth:`tables`, and the encoder's and decoder's integers."""
+        layer = JpegLayer(
+            *self.tables(),
+            self.subsampling,
+            "hard",
+            learn_tables=False,
+            input_range=self.input_range,
+            upsampling=self.upsampling,
+            encoder_rounding=True,
+            decoder_rounding=True,
+        )
+        return layer.to(self.luma.device).train(self.training)
+
+    def extra_repr(self) -> str:
+        words = [f"subsampling={self.subsampling!r}", f"quantizer={self.quantizer!r}", f"bits={self.bits}"]
+        if self.rounds > 1:
+            words.append(f"rounds={self.rounds}")
+        if self.hardness is not None:
+            words.append(f"hardness={float(self.hardness):g}")
+        return ", ".join([*words, f"input_range={self.input_range}"])
+
+    # --- inside ---
+
+    def _tables(self, index: int) -> list[Tensor]:
+        steps: list[Tensor] = []
+        for parameter, name in ((self.luma, "luma"), (self.chroma, "chroma")):
+            if not _tracing():
+                _check_learned(parameter.detach()[index], name)
+            bounded = _bounded(parameter[index], self.q_min, self.q_max)
+            steps.append(_straight_through(bounded, bounded.detach().round()) if self.integer_tables else bounded)
+        return steps
+
+    def _given(self, tables: Sequence[Tensor], image: Tensor) -> list[Tensor]:
+        if self.rounds > 1:
+            raise InvalidInputError(f"tables can be given to a layer of one round; this one has {self.rounds}")
+        if len(tables) != 2:
+            raise InvalidInputError(f"tables are a pair, luma and chroma; got {len(tables)}")
+        for name, steps in zip(("luma", "chroma"), tables, strict=True):
+            if not isinstance(steps, Tensor) or steps.shape not in ((8, 8), (image.shape[0], 8, 8)):
+                shape = tuple(steps.shape) if isinstance(steps, Tensor) else type(steps).__name__
+                raise InvalidInputError(
+                    f"a {name} table given to this batch is a tensor of shape (8, 8) or ({image.shape[0]}, 8, 8); "
+                    f"got {shape}"
+                )
+            if not _tracing():
+                check_positive(steps.detach(), f"the {name} table's step")
+        return list(tables)
+
+    def _quantize(self, planes: Tensor, q: Tensor, alpha: Tensor) -> Tensor:
+        """Planes of coefficients (N, [2,] H, W) by a table (8, 8) or (N, 8, 8)."""
+        width = planes.shape[-1]
+        # Eight rows of a plane hold whole blocks: as one long row, all of them meet the table in the same way.
+        rows = planes.reshape(planes.shape[0], math.prod(planes.shape[1:-1]) // 8, 8 * width)
+        long_q = _tiled(q, width)
+        if self.quantizer == "hard":
+            quantized = hard_quantize(rows, long_q, bits=self.bits, clip=self.clip)
+        else:
+            if self.hardness is not None:
+                long_alpha = self.hardness / (long_q.detach() * long_q.detach())
+            else:
+                long_alpha = _tiled(alpha.to(q.dtype), width) if alpha.numel() > 1 else alpha.to(q.dtype)
+            quantized = soft_quantize(rows, long_q, long_alpha, bits=self.bits, window=self.window, clip=self.clip)
+        return quantized.reshape(planes.shape)
+
+    def _check_image(self, image: Tensor) -> None:
+        if not isinstance(image, Tensor) or not image.is_floating_point():
+            kind = image.dtype if isinstance(image, Tensor) else type(image).__name__
+            raise InvalidInputError(
+                f"the JPEG layer takes a floating-point tensor; got {kind}: convert it with .float(), pixels in "
+                f"0..{self.input_range}"
+            )
+        if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape[2:]:
+            raise InvalidInputError(
+                f"the JPEG layer takes images (N, 3, H, W), R, G, B, not empty; got {tuple(image.shape)}"
+            )
+        if self.input_range == 1 and image.numel() and not _tracing():
+            largest = float(image.detach().amax())
+            if largest > _TOO_LARGE_FOR_UNIT:
+                raise InvalidInputError(
+                    f"the JPEG layer was told that pixels are in 0..1 and got {largest:g}; "
+                    "make it with input_range=255, or divide by 255"
+                )
+
+
+class _Bounded(torch.autograd.Function):
+    """A clamp whose gradient stops where a step of descent would lead further out, and only there."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, low: float, high: float) -> Tensor:
+        ctx.save_for_backward(values)
+        ctx.low, ctx.high = low, high
+        return values.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (values,) = ctx.saved_tensors
+        outwards = ((values <= ctx.low) & (gradient > 0)) | ((values >= ctx.high) & (gradient < 0))
+        return gradient.masked_fill(outwards, 0), None, None
+
+
+def _bounded(values: Tensor, low: float, high: float) -> Tensor:
+    if torch.onnx.is_in_onnx_export():
+        return values.clamp(low, high)
+    result: Tensor = _Bounded.apply(values, low, high)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _straight_through(soft: Tensor, value: Tensor) -> Tensor:
+    return value if not soft.requires_grad else soft + (value - soft).detach()
+
+
+def _tiled(table: Tensor, width: int) -> Tensor:
+    """(8, 8) or (N, 8, 8) to (1 or N, 1, 8 width): a table beside itself, row after row."""
+    return table.repeat(*[1] * (table.ndim - 2), 1, width // 8).reshape(-1, 1, 8 * width)
+
+
+def _tracing() -> bool:
+    """Values cannot be looked at now; the operators look at the tables when they run."""
+    return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
+
+
+def _steps(table: Table, name: str, rounds: int) -> Tensor:
+    """A table as (rounds, 8, 8) float32."""
+    values = table.detach().cpu().numpy() if isinstance(table, Tensor) else np.asarray(table)
+    if values.dtype.kind not in "iuf":
+        raise InvalidInputError(f"the {name} table holds real numbers; got dtype {values.dtype}")
+    if values.shape not in ((8, 8), (rounds, 8, 8)):
+        expected = "(8, 8)" if rounds == 1 else f"(8, 8) or ({rounds}, 8, 8)"
+        raise InvalidInputError(f"the {name} table has shape {expected}, row-major; got {values.shape}")
+    steps = torch.tensor(np.broadcast_to(values, (rounds, 8, 8)).copy(), dtype=torch.float32)
+    check_positive(steps, f"the {name} table's step")
+    return steps
+
+
+def _check_learned(steps: Tensor, name: str) -> None:
+    """Bounds bring everything back, but for NaN."""
+    wrong = torch.isnan(steps)
+    if wrong.any():
+        row, column = wrong.nonzero()[0].tolist()
+        raise InvalidInputError(
+            f"the {name} table has become NaN at row {row}, column {column}; a smaller learning rate may help"
+        )
+
+
+def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:
+    if not any(type(value) is type(one) and value == one for one in allowed):
+        names = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else " or ".join(map(repr, allowed))
+        raise InvalidInputError(f"{name} is {names}; got {value!r}")
