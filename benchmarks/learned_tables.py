@@ -50,6 +50,9 @@ def main() -> None:
     parser.add_argument("--no-resize", action="store_true", help="cut the centre of the images as they are")
     parser.add_argument("--images", type=int, help="only so many, drawn with --seed (default: all)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--qualities", type=int, nargs="+", default=QUALITIES, help="of libjpeg-turbo (default: %(default)s)"
+    )
     parser.add_argument("--output", type=Path, help="the JSON (default: benchmarks/results/learned_tables_MODEL.json)")
     parser.add_argument("--plot", type=Path, help="a picture of the curves (.png)")
     arguments = parser.parse_args()
@@ -60,7 +63,7 @@ def main() -> None:
     images, labels = read(arguments, model)
     clean = logits(model, images)
     methods = {
-        "libjpeg-turbo": measure(model, images, clean, [(q, libjpeg_turbo(q)) for q in QUALITIES]),
+        "libjpeg-turbo": measure(model, images, clean, [(q, libjpeg_turbo(q)) for q in arguments.qualities]),
         "learned tables": measure(model, images, clean, learned(profile)),
     }
     pixels = images.shape[2] * images.shape[3]
@@ -174,7 +177,13 @@ def compare(
             for i in range(len(method["setting"]))
         ]
     result: dict[str, Any] = {"points": points, "resamples": RESAMPLES}
-    if len(ours["setting"]) > 1:
+    if len(ours["setting"]) == 1:
+        # One level is no curve: the reference's is read at its KL.
+        (more,) = delta_rate_at_points((ours["bytes"], ours["kl"]), (reference["bytes"], reference["kl"]), weights)
+        if more is not None:
+            ends = (1 / (1 + value) - 1 for value in (more.value, more.high, more.low))
+            result["change"] = Interval(*ends, more.level).to_dict()
+    else:
         pair = (reference["bytes"], reference["kl"]), (ours["bytes"], ours["kl"])
         delta = paired_delta_rate(*pair, weights)
         result["delta_rate"] = {**delta.change.to_dict(), "kl_low": delta.low, "kl_high": delta.high}
@@ -188,6 +197,9 @@ def compare(
 
 def report(document: dict[str, Any]) -> None:
     print(f"{document['model']}, {document['images']} images of {document['data']}")
+    if document.get("change"):
+        change = document["change"]
+        print(f"bytes at the level's KL: {change['value']:+.1%} ({change['low']:+.1%} to {change['high']:+.1%})")
     if "delta_rate" not in document:
         return
     delta = document["delta_rate"]
