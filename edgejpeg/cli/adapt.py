@@ -159,8 +159,9 @@ def adapt_into(
     from edgejpeg.learn.crops import load_photos
     from edgejpeg.learn.data import open_data
     from edgejpeg.learn.distributed import World, device_for
+    from edgejpeg.learn.frozen import weights_digest
     from edgejpeg.learn.rates import measure_rates
-    from edgejpeg.learn.runs import RunFolder, weights_digest
+    from edgejpeg.learn.runs import RunFolder
 
     if max_images < 1 or (output.exists() and not output.is_dir()):
         raise InvalidInputError(f"RUN is a folder, and images at least 1; got {str(output)!r} and {max_images}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgejpeg._optional import require
 from edgejpeg.errors import DataError, InvalidInputError
@@ -131,12 +131,3 @@ class RunFolder:
         except (OSError, RuntimeError) as error:  # torch.save raises the latter when the disk is full
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise DataError(f"cannot write {what} in {str(self.path)!r}: {reason}; give another with -o") from error
-
-
-def weights_digest(model: nn.Module) -> str:
-    """SHA-256 of a network's state, by name and value."""
-    digest = hashlib.sha256()
-    for key, value in model.state_dict().items():
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from edgejpeg.errors import DataError, InvalidInputError, ModelError
 from edgejpeg.learn.checkpoint import Checkpoint
 from edgejpeg.learn.data import Batch
 from edgejpeg.learn.distributed import World
-from edgejpeg.learn.runs import weights_digest
+from edgejpeg.learn.frozen import frozen, weights_digest
 from edgejpeg.learn.transform import chroma_factors, coefficients_from_rgb, rgb_from_coefficients
 
 LABELS = ("true", "self", "fisher")
@@ -135,7 +134,7 @@ def estimate_sensitivity(
         totals = world.sum(totals)  # the others may not see rank 0's disk
     source = _positioned(batches, int(totals[_POSITION]), max_images, world)
     stopped, rounds = False, 0
-    with _frozen(model):
+    with frozen(model):
         while not (stopped := _precise_enough(totals, target_relative_error)):
             batch = next(source, None)
             part = torch.zeros_like(totals) if batch is None else run.accumulate(batch)
@@ -391,22 +390,6 @@ def _between(batch: Batch, first: int, last: float) -> Batch:
     else:
         labels = None if batch.labels is None else batch.labels[keep]
     return Batch(batch.images[keep], labels, batch.positions[keep], (low, high))
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """eval mode and no weight gradients, and afterwards everything as it was."""
-    training = [(module, module.training) for module in model.modules()]
-    gradients = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    model.eval()
-    model.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for module, mode in training:
-            module.training = mode
-        for parameter, wanted in gradients:
-            parameter.requires_grad_(wanted)
 
 
 def _estimates(totals: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
