@@ -3,7 +3,8 @@
     python benchmarks/huffman_sets.py --train FOLDER --test FOLDER ... [--write]
 
 The symbols of many images at many tables are clustered, each cluster with the optimal table of its symbols; Annex K's
-tables stay as one more choice. --write puts the tables into runtime/native/huffman_sets.cpp; needs clang-format.
+tables stay as one more choice. --write puts the tables into runtime/native/huffman_sets.cpp
+and edgejpeg/jpeg/huffman_sets.py; needs clang-format and ruff.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from edgejpeg.profile import load_profile
 
 HERE = Path(__file__).resolve().parent
 TARGET = HERE.parent / "runtime" / "native" / "huffman_sets.cpp"
+PYTHON_TARGET = HERE.parent / "edgejpeg" / "jpeg" / "huffman_sets.py"
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".ppm", ".bmp"}
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov"}
 PROFILES = {"420": "efficientnet_lite0", "444": "efficientnet_lite0-444"}
@@ -274,12 +276,53 @@ def source(choices: list[list[HuffmanTable]]) -> str:
     return text + "\n}  // namespace edgejpeg\n"
 
 
+def python_source(choices: Mapping[tuple[int, int], Sequence[HuffmanTable]]) -> str:
+    """edgejpeg/jpeg/huffman_sets.py: the same tables, by (class, slot), Annex K's left out."""
+    text = PYTHON_HEAD
+    for (kind, slot), tables in choices.items():
+        text += f"    ({kind}, {slot}): (\n"
+        for table in tables:
+            digits = bytes(table.counts).hex() + bytes(table.symbols).hex()
+            text += "        (\n"
+            text += "".join(f'            "{digits[at : at + 100]}"\n' for at in range(0, len(digits), 100))
+            text += "        ),\n"
+        text += "    ),\n"
+    return text + PYTHON_TAIL
+
+
+PYTHON_HEAD = '''"""Huffman tables trained on natural images, among which the encoder chooses at effort 0.
+
+Written by benchmarks/huffman_sets.py, as is runtime/native/huffman_sets.cpp.
+"""
+
+from __future__ import annotations
+
+from edgejpeg.jpeg.huffman import STANDARD_TABLES, HuffmanTable
+
+_TRAINED: dict[tuple[int, int], tuple[str, ...]] = {
+'''
+
+PYTHON_TAIL = '''}
+"""By (class, slot): each table's 16 counts and its symbols, in hexadecimal."""
+
+
+def _tables(kind: int, slot: int) -> tuple[HuffmanTable, ...]:
+    """Annex K's table and the trained ones, in the order of rising rates."""
+    trained = [bytes.fromhex(digits) for digits in _TRAINED[kind, slot]]
+    return STANDARD_TABLES[kind, slot], *(HuffmanTable(tuple(data[:16]), tuple(data[16:])) for data in trained)
+
+
+STORED_TABLES = {key: _tables(*key) for key in _TRAINED}
+"""By (class, slot): class 0 for DC and 1 for AC, slot 0 for luma and 1 for chroma."""
+'''
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train", type=Path, action="append", required=True, help="a folder of images; repeatable")
     parser.add_argument("--test", type=Path, action="append", required=True, help="images or clips; repeatable")
     parser.add_argument("--step", type=int, default=4, help="train on every STEP-th image (default: %(default)s)")
-    parser.add_argument("--write", action="store_true", help=f"write {TARGET.name}")
+    parser.add_argument("--write", action="store_true", help=f"write {TARGET.name} and {PYTHON_TARGET.name}")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "huffman_sets.json")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
@@ -293,6 +336,9 @@ def main() -> None:
     if arguments.write:
         TARGET.write_text(source(choices), encoding="ascii")
         subprocess.run(["clang-format", "-i", TARGET], check=True)
+        by_slot = {(family % 2, family // 2): tables[1:] for family, tables in enumerate(choices)}
+        PYTHON_TARGET.write_text(python_source(by_slot), encoding="ascii")
+        subprocess.run(["ruff", "format", PYTHON_TARGET], check=True)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps({"choices": [len(c) for c in choices], "rows": rows}, indent=1) + "\n")
 

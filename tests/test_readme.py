@@ -27,7 +27,7 @@ def test_the_python_lines_give_the_output_shown(readme):
 
 
 def test_every_verb_is_named_and_every_named_verb_exists(readme):
-    named = set(re.findall(r"(?:`|^\$ )edgejpeg ([a-z]+)", readme, re.MULTILINE))
+    named = set(re.findall(r"(?:`|^\$ )edgejpeg ([a-z]+(?:-[a-z]+)*)", readme, re.MULTILINE))
     assert set(cli.VERBS) <= named
     assert named <= set(cli.VERBS)
 

@@ -14,6 +14,7 @@ import pytest
 from edgejpeg.design.opts import design_tables
 from edgejpeg.design.statistics import block_statistics
 from edgejpeg.jpeg import huffman
+from edgejpeg.jpeg.huffman_sets import STORED_TABLES
 from edgejpeg.jpeg.markers import parse_jpeg
 from edgejpeg.jpeg.reference import component_blocks, quantize
 from edgejpeg.jpeg.tables import ijg_tables
@@ -62,6 +63,10 @@ def large_frame(photo, rng) -> np.ndarray:
 
 
 # --- the stored tables ---
+
+
+def test_python_knows_the_same_stored_tables(stored):
+    assert {key: list(tables) for key, tables in STORED_TABLES.items()} == stored
 
 
 def test_stored_tables_code_every_symbol_of_a_baseline_file(stored):

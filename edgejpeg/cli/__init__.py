@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from edgejpeg._version import __version__
 from edgejpeg.errors import EdgeJpegError, InvalidInputError
 
-VERBS = ("demo", "calibrate", "encode", "bench", "info", "export", "serve", "send")
+VERBS = ("demo", "calibrate", "learn-tables", "encode", "bench", "info", "export", "serve", "send")
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"edgejpeg {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name in VERBS:
-        module = importlib.import_module(f"edgejpeg.cli.{name}")
+        module = importlib.import_module(f"edgejpeg.cli.{name.replace('-', '_')}")
         verb = verbs.add_parser(
             name,
             help=module.HELP,

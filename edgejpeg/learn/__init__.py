@@ -1,4 +1,4 @@
-"""What runs at the desk, not on the device: sensitivities of a network, the JPEG layer, image folders.
+"""What runs at the desk, not on the device: sensitivities of a network, tables learned for it, the JPEG layer, data.
 
 Names are loaded when first used; importing this package imports neither torch nor Pillow.
 """
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgejpeg.learn.data import Batch as Batch
     from edgejpeg.learn.data import ImageData as ImageData
     from edgejpeg.learn.data import open_data as open_data
+    from edgejpeg.learn.entropy import file_bytes as file_bytes
     from edgejpeg.learn.initial import constant_tables as constant_tables
     from edgejpeg.learn.initial import tables_from_magnitudes as tables_from_magnitudes
     from edgejpeg.learn.initial import tables_from_sensitivity as tables_from_sensitivity
@@ -23,16 +24,21 @@ if TYPE_CHECKING:
     from edgejpeg.learn.quantizer import soft_quantize as soft_quantize
     from edgejpeg.learn.sensitivity import Sensitivity as Sensitivity
     from edgejpeg.learn.sensitivity import estimate_sensitivity as estimate_sensitivity
+    from edgejpeg.learn.tables import LearnedTables as LearnedTables
+    from edgejpeg.learn.tables import learn_tables as learn_tables
 
 _HOME = {
     "Batch": "edgejpeg.learn.data",
     "ImageData": "edgejpeg.learn.data",
     "JpegLayer": "edgejpeg.learn.layer",
+    "LearnedTables": "edgejpeg.learn.tables",
     "Sensitivity": "edgejpeg.learn.sensitivity",
     "annealed_hardness": "edgejpeg.learn.quantizer",
     "constant_tables": "edgejpeg.learn.initial",
     "estimate_sensitivity": "edgejpeg.learn.sensitivity",
+    "file_bytes": "edgejpeg.learn.entropy",
     "hard_quantize": "edgejpeg.learn.quantizer",
+    "learn_tables": "edgejpeg.learn.tables",
     "open_data": "edgejpeg.learn.data",
     "soft_quantize": "edgejpeg.learn.quantizer",
     "tables_from_magnitudes": "edgejpeg.learn.initial",

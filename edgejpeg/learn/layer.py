@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from edgejpeg.errors import InvalidInputError
 from edgejpeg.jpeg.tables import QuantTable
+from edgejpeg.learn import fused
 from edgejpeg.learn.planes import chroma_factors, decode_planes, encode_planes
 from edgejpeg.learn.quantizer import MAX_BITS, MIN_BITS, check_hardness, check_positive, hard_quantize, soft_quantize
 
@@ -66,6 +67,8 @@ class JpegLayer(nn.Module):
             :mod:`edgejpeg.jpeg.reference`, to the bit; gradients straight-through. Slower.
         decoder_rounding: round and clamp as libjpeg-turbo's decoder does, to the bit; gradients as above. Slower.
         clamp: clamp the result to the range, straight-through.
+        fused: compute with the Triton kernels of :mod:`edgejpeg.learn.fused`: ``"auto"`` for where they can run (an
+            image on a GPU, Triton installed, not while compiling or exporting), True to insist, False for never.
 
     Shape:
         (N, 3, H, W) float R, G, B to the same. Any H and W from 1: the image is padded to whole MCUs by replication and
@@ -105,6 +108,7 @@ class JpegLayer(nn.Module):
         encoder_rounding: bool = False,
         decoder_rounding: bool = False,
         clamp: bool = False,
+        fused: Literal["auto"] | bool = "auto",
     ) -> None:
         super().__init__()
         chroma_factors(subsampling)
@@ -112,6 +116,7 @@ class JpegLayer(nn.Module):
         _one_of("upsampling", upsampling, UPSAMPLINGS)
         _one_of("input_range", input_range, (1, 255))
         _one_of("window", window, ("exact", 5))
+        _one_of("fused", fused, ("auto", True, False))
         _one_of("bits", bits, range(MIN_BITS, MAX_BITS + 1))
         _one_of("rounds", rounds, range(1, 65))
         if not 0 < q_min <= q_max <= 65535:
@@ -123,6 +128,7 @@ class JpegLayer(nn.Module):
         self.q_min, self.q_max, self.integer_tables = float(q_min), float(q_max), integer_tables
         self.rounds, self.input_range, self.upsampling = rounds, input_range, upsampling
         self.encoder_rounding, self.decoder_rounding, self.clamp = encoder_rounding, decoder_rounding, clamp
+        self.fused = fused
         self.luma = nn.Parameter(_steps(luma, "luma", rounds), requires_grad=learn_tables)
         self.chroma = nn.Parameter(_steps(chroma, "chroma", rounds), requires_grad=learn_tables)
         value = check_hardness(alpha, "alpha")
@@ -142,14 +148,18 @@ class JpegLayer(nn.Module):
                 gradients go to them. They are taken as they are: neither bounded nor rounded. For one round.
         """
         self._check_image(image)
+        use_kernels = self._use_kernels(image)
+        if use_kernels and self._is_one_kernel(image):
+            return self._fused_444(image, self._tables(0) if tables is None else self._given(tables, image))
         dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
         with torch.autocast(image.device.type, enabled=False):
             pixels = image.to(dtype) * 255 if self.input_range == 1 else image.to(dtype)
             luma, chroma = encode_planes(pixels, self.subsampling, rounding=self.encoder_rounding)
             for index in range(self.rounds):
                 steps = self._tables(index) if tables is None else self._given(tables, image)
-                luma = self._quantize(luma, steps[0].to(luma.dtype), self.alpha_luma[index])
-                chroma = self._quantize(chroma, steps[1].to(luma.dtype), self.alpha_chroma[index])
+                quantize = self._fused_quantize if use_kernels else self._quantize
+                luma = quantize(luma, steps[0].to(luma.dtype), self.alpha_luma[index])
+                chroma = quantize(chroma, steps[1].to(luma.dtype), self.alpha_chroma[index])
             decoded = decode_planes(
                 luma,
                 chroma,
@@ -255,6 +265,55 @@ class JpegLayer(nn.Module):
             else:
                 long_alpha = _tiled(alpha.to(q.dtype), width) if alpha.numel() > 1 else alpha.to(q.dtype)
             quantized = soft_quantize(rows, long_q, long_alpha, bits=self.bits, window=self.window, clip=self.clip)
+        return quantized.reshape(planes.shape)
+
+    # --- the fused kernels ---
+
+    def _use_kernels(self, image: Tensor) -> bool:
+        if self.fused is False or _tracing():
+            return False
+        available = fused.is_available(image) and not self.encoder_rounding
+        if self.fused is True and not available:
+            raise InvalidInputError(
+                f"fused=True needs Triton, an image on a GPU, no float64 and no encoder_rounding; got {image.dtype} "
+                f"on {image.device}: make the layer with fused='auto'"
+            )
+        return available and (self.fused is True or image.is_cuda)
+
+    def _is_one_kernel(self, image: Tensor) -> bool:
+        whole = image.shape[2] % 8 == 0 and image.shape[3] % 8 == 0 and image.shape[0] > 0
+        return whole and self.subsampling == "444" and self.rounds == 1 and not self.decoder_rounding
+
+    def _kind(self) -> fused.Quantizer:
+        return "hard" if self.quantizer == "hard" else "soft" if self.window == "exact" else "authors"
+
+    def _alpha(self, q: Tensor, alpha: Tensor) -> Tensor:
+        """alpha for every step of q (..., 8, 8)."""
+        if self.hardness is not None:
+            return self.hardness / (q.detach() * q.detach())
+        return alpha.to(q.dtype).expand_as(q)
+
+    def _fused_444(self, image: Tensor, steps: Sequence[Tensor]) -> Tensor:
+        tables = torch.stack([table.reshape(-1, 8, 8).float() for table in steps], dim=1)
+        alphas = [self._alpha(tables[:, i], alpha[0]) for i, alpha in enumerate((self.alpha_luma, self.alpha_chroma))]
+        decoded = fused.fused_444(
+            image,
+            tables,
+            torch.stack(alphas, dim=1),
+            bits=self.bits,
+            quantizer=self._kind(),
+            clip=self.clip,
+            scale=255.0 / self.input_range,
+        )
+        return _straight_through(decoded, decoded.detach().clamp(0, self.input_range)) if self.clamp else decoded
+
+    def _fused_quantize(self, planes: Tensor, q: Tensor, alpha: Tensor) -> Tensor:
+        tables = q.reshape(-1, 8, 8)
+        four = planes.reshape(planes.shape[0], -1, *planes.shape[-2:])
+        kind = self._kind()
+        quantized = fused.fused_quantize(
+            four, tables, self._alpha(tables, alpha), bits=self.bits, quantizer=kind, clip=self.clip
+        )
         return quantized.reshape(planes.shape)
 
     def _check_image(self, image: Tensor) -> None:

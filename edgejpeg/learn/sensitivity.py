@@ -6,10 +6,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from edgejpeg.errors import DataError, InvalidInputError, ModelError
 from edgejpeg.learn.checkpoint import Checkpoint
 from edgejpeg.learn.data import Batch
 from edgejpeg.learn.distributed import World
+from edgejpeg.learn.frozen import frozen, weights_digest
 from edgejpeg.learn.transform import chroma_factors, coefficients_from_rgb, rgb_from_coefficients
 
 LABELS = ("true", "self", "fisher")
@@ -135,7 +134,7 @@ def estimate_sensitivity(
         totals = world.sum(totals)  # the others may not see rank 0's disk
     source = _positioned(batches, int(totals[_POSITION]), max_images, world)
     stopped, rounds = False, 0
-    with _frozen(model):
+    with frozen(model):
         while not (stopped := _precise_enough(totals, target_relative_error)):
             batch = next(source, None)
             part = torch.zeros_like(totals) if batch is None else run.accumulate(batch)
@@ -216,7 +215,7 @@ class _Run:
         """What two runs must have in common for their sums to be added."""
         return {
             "model": type(self.model).__qualname__,
-            "weights": _weights_digest(self.model),
+            "weights": weights_digest(self.model),
             "mean": self.mean.flatten().tolist(),
             "std": self.std.flatten().tolist(),
             "subsampling": self.subsampling,
@@ -393,22 +392,6 @@ def _between(batch: Batch, first: int, last: float) -> Batch:
     return Batch(batch.images[keep], labels, batch.positions[keep], (low, high))
 
 
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """eval mode and no weight gradients, and afterwards everything as it was."""
-    training = [(module, module.training) for module in model.modules()]
-    gradients = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    model.eval()
-    model.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for module, mode in training:
-            module.training = mode
-        for parameter, wanted in gradients:
-            parameter.requires_grad_(wanted)
-
-
 def _estimates(totals: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard error of the mean of each s_i."""
     sums = totals.numpy()
@@ -433,11 +416,3 @@ def _precise_enough(totals: Tensor, target: float | None) -> bool:
     if target is None or totals[_IMAGES] < MIN_IMAGES_TO_STOP:
         return False
     return _relative_error(*_estimates(totals)) <= target
-
-
-def _weights_digest(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for key, value in model.state_dict().items():
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
