@@ -5,8 +5,8 @@
   steps 1) or that no table meets are left out.
 - **Slope**: the level of equal slope against the one that the bytes of all levels give. What a wrong level costs is
   its bytes - slope x level above the minimum, as a part of the frame's bytes.
-- **Trellis**: bytes at the SWE of plain rounding with the standard Huffman tables, read off each way's own curve over
-  the water level, in logarithms, within .35 to 3 bits per pixel.
+- **Trellis**: bytes at the SWE of plain rounding with the standard Huffman tables of ITU-T T.81 Annex K, read off each
+  way's own curve over the water level, in logarithms, within .35 to 3 bits per pixel.
 - **Time**: processor time of whole rounds over all frames of a size, mosaics of unscaled crops, as the median over the
   rounds of the ratio to one plain encoding of the same round.
 
@@ -31,7 +31,10 @@ from edgejpeg.errors import BudgetError
 from edgejpeg.jpeg.tables import ijg_tables
 from edgejpeg.profile import Level, Profile, load_profile
 from edgejpeg.runtime import Encoder
+from edgejpeg.runtime.control import Control
 from edgejpeg.runtime.frames import open_source
+from edgejpeg.runtime.library import NativeEncoder
+from edgejpeg.runtime.pixels import picture_of
 from edgejpeg.runtime.scenes import mosaic
 
 BUDGETS = (0.4, 0.6, 0.9, 1.3, 2.0, 3.0)  # bits per pixel
@@ -164,14 +167,16 @@ def slopes(frames: list[Frame], ladder: Profile, effort: int) -> dict[str, float
 
 
 def trellis_bytes(frames: list[Frame], profile: Profile) -> dict[str, dict[str, float]]:
+    reference_name = "rounding, standard Huffman"
     ways: dict[str, dict[str, Any]] = {"rounding, effort 0": {}, "rounding, effort 1": {"effort": 1}}
     for trellis in ("trim", True):
         name = "trim" if trellis == "trim" else "trellis"
         ways |= {f"{name}, effort {effort}": {"trellis": trellis, "effort": effort} for effort in (0, 1)}
-    ratios: dict[str, list[float]] = {name: [] for name in ways}
+    ratios: dict[str, list[float]] = {name: [] for name in (reference_name, *ways)}
     for frame in frames:
+        reference = np.log(standard_curve(frame, profile))
         curves = {name: np.log(curve(frame, profile, options)) for name, options in ways.items()}
-        reference = curves["rounding, effort 0"]
+        curves[reference_name] = reference
         bits = np.exp(reference[:, 1]) * 8 / (frame.shape[0] * frame.shape[1])
         wanted = (bits >= REFERENCE_BPP[0]) & (bits <= REFERENCE_BPP[1])
         for name, points in curves.items():
@@ -193,6 +198,20 @@ def curve(frame: Frame, profile: Profile, options: dict[str, Any]) -> NDArray[np
             assert encoder.last is not None
             assert encoder.last.swe is not None
             points.append((float(encoder.last.swe.sum()), size))
+    return np.array(points)
+
+
+def standard_curve(frame: Frame, profile: Profile) -> NDArray[np.float64]:
+    """The same of plain rounding with the standard Huffman tables, which the C interface alone has as an option."""
+    native = NativeEncoder(profile.subsampling, 0, 1, standard_huffman=1)
+    points = []
+    for level in WATER_LEVELS:
+        Control(water_level=float(level)).apply(profile, native)
+        size = len(native.encode(*picture_of(frame, "bgr")))
+        errors = native.swe()
+        assert errors is not None
+        points.append((float(errors.sum()), size))
+    native.close()
     return np.array(points)
 
 

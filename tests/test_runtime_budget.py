@@ -16,6 +16,7 @@ from edgejpeg.jpeg.reference import encode_reference
 from edgejpeg.jpeg.tables import ijg_tables
 from edgejpeg.profile import DeadZone, Level, Profile
 from edgejpeg.runtime import Encoder
+from edgejpeg.runtime.library import NativeEncoder
 
 SUBSAMPLINGS = ("444", "422", "420", "gray")
 QUALITIES = (3, 10, 20, 30, 40, 50, 60, 68, 75, 80, 84, 88, 91, 94)
@@ -365,3 +366,25 @@ def test_bad_options(arguments, message):
 def test_bad_ladder_options(arguments, message):
     with pytest.raises(InvalidInputError, match=message):
         Encoder(profile_of("ladder"), **arguments)
+
+
+@pytest.mark.parametrize("levels", [(1e-160, 1e160), (1e160, 1e-160), (5e-324, 1e300), (1e300, 5e-324)])
+@pytest.mark.parametrize("sensitivity", [0.0, 1e-4, 1.7e308])
+def test_water_levels_of_any_ratio_end_in_tables(levels, sensitivity, rng):
+    """In C they are any positive numbers, and their ratio may leave what a double holds."""
+    frame = rng.integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    for budget in (0, 900, 5000):
+        native = NativeEncoder("420", 0, 1)
+        native.set_design(np.full((3, 8, 8), sensitivity), *levels, 100)
+        native.set_budget(budget, 0)
+        try:
+            data = native.encode(frame, "rgb")
+        except BudgetError as error:
+            assert error.smallest > budget
+            continue
+        result, tables = native.result(), native.tables()
+        assert budget == 0 or len(data) <= budget
+        assert all(table.min() >= 1 and table.max() <= 100 for table in tables)
+        assert 0 < result.luma_water_level < np.inf
+        assert 0 < result.chroma_water_level < np.inf
+        assert budget > 0 or (result.luma_water_level, result.chroma_water_level) == levels

@@ -16,7 +16,7 @@ from edgejpeg.jpeg.tables import QuantTable, ijg_tables
 from edgejpeg.profile import DeadZone, Level, Profile, load_profile
 from edgejpeg.runtime import Encoder
 from edgejpeg.runtime.c_header import profile_header
-from edgejpeg.runtime.library import find_library, load_library
+from edgejpeg.runtime.library import find_library
 from edgejpeg.runtime.raw import raw_shape
 
 LIBRARY = find_library()
@@ -91,9 +91,6 @@ def test_the_example_gives_the_bytes_of_encoder(name, example, tmp_path, rng):
 
 
 @needs_gcc
-@pytest.mark.skipif(
-    not hasattr(load_library(), "edgejpeg_encoder_set_ladder"), reason="the library has no ladders and dead zones yet"
-)
 @pytest.mark.parametrize("name", ZONED)
 def test_ladders_and_dead_zones(name, example, tmp_path, photo):
     profile = ZONED[name]()

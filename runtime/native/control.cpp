@@ -17,6 +17,7 @@ constexpr double kLargestRatio = 60;
 constexpr int kMaxTries = 16;
 constexpr double kNearEnough = 0.4;
 constexpr int kRefinements = 2;
+constexpr double kHighestLevel = 1e300;
 constexpr double kScaleLimit = 512;  // from 1 / this to this the scale of a table has an effect
 
 double binary_entropy(double p) {
@@ -44,23 +45,21 @@ void scale_table(const uint8_t* table, double factor, uint8_t* scaled) {
 
 RateModel::RateModel(const Design& design, const edgejpeg_statistics& statistics, const double* const dead_zone[2],
                      int effort)
-    : designed_(true),
-      effort_(effort),
-      statistics_(statistics),
-      design_(design),
-      chroma_ratio_(design.chroma_water_level / design.luma_water_level) {
+    : designed_(true), effort_(effort), statistics_(statistics), design_(design) {
   start(dead_zone);
   // From the highest level on, s sigma^2 < d holds everywhere and all steps are q_max.
   double power = 0;
   double peak = 0;
+  const double ratio = design.chroma_water_level / design.luma_water_level;
   for (size_t c = 0; c < static_cast<size_t>(statistics_.components); ++c) {
     for (size_t i = 0; i < 64; ++i) {
       const double product = design_.sensitivity[c][i] * statistics_.variance[c][i];
-      power = std::max(power, c == 0 ? product : product / chroma_ratio_);
+      power = std::max(power, c == 0 ? product : product / ratio);
       if (c == 0) peak = std::max(peak, 10 * design_.sensitivity[0][i]);
     }
   }
-  highest_ = std::max({power, 1e-12 * peak, 1e-290}) * 1.000001;  // above 0 without sensitivities as well
+  // Above 0 without sensitivities as well, and finite whatever they are.
+  highest_ = std::clamp(std::max(power, 1e-12 * peak), 1e-290, kHighestLevel) * 1.000001;
   lowest_ = highest_ * 1e-12;
 }
 
@@ -94,7 +93,7 @@ double RateModel::bytes(double control) const {
   if (designed_) {
     Design design = design_;
     design.luma_water_level = control;
-    design.chroma_water_level = control * chroma_ratio_;
+    design.chroma_water_level = chroma_level_at(design_, control);
     design_luma(design, statistics_, tables[0]);
     if (statistics_.components == 3) design_chroma(design, statistics_, tables[1]);
   } else {

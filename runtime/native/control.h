@@ -46,7 +46,6 @@ class RateModel {
   int effort_;
   edgejpeg_statistics statistics_;
   Design design_ = {};
-  double chroma_ratio_ = 1;
   uint8_t tables_[2][64] = {};
   const double* dead_zone_[2];
   double scale_[3][64];

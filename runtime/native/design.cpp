@@ -1,6 +1,7 @@
 #include "design.h"
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <cstddef>
 #include <iterator>
@@ -107,6 +108,11 @@ int ac_step(double sensitivity, double laplace_scale, double water_level, int q_
 }
 
 }  // namespace
+
+double chroma_level_at(const Design& design, double luma_water_level) {
+  if (luma_water_level == design.luma_water_level) return design.chroma_water_level;
+  return std::clamp(luma_water_level * (design.chroma_water_level / design.luma_water_level), DBL_MIN, DBL_MAX);
+}
 
 double laplace_distortion(double lambda, double q) {
   const double ratio = q / lambda;

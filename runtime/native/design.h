@@ -15,6 +15,9 @@ struct Design {
   int q_max;
 };
 
+// The chroma level that goes with another luma level: in the same ratio, and positive and finite whatever the ratio is.
+double chroma_level_at(const Design& design, double luma_water_level);
+
 // The distortion of the dead-zone quantiser with step q and centroid reconstruction for a Laplacian source of scale
 // lambda [OptS eq. 12-14].
 double laplace_distortion(double lambda, double q);

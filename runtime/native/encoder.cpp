@@ -174,9 +174,7 @@ Encoder::Control Encoder::given_control() const {
   }
 }
 
-double Encoder::chroma_water_level() const {
-  return control_.water_level * (design_.chroma_water_level / design_.luma_water_level);
-}
+double Encoder::chroma_water_level() const { return chroma_level_at(design_, control_.water_level); }
 
 // The tables, the thresholds, and the way to apply them.
 void Encoder::set_control(const Control& control) {

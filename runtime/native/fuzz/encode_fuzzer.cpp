@@ -1,54 +1,33 @@
 // Sequences of calls on one encoder handle, against a model of what the header promises.
 //
 // Every file is read to its last bit, and compared with what a new handle with one thread and the scalar back end makes
-// of the same frame without its strides, its samples arranged in another way.
+// of the same frame without its strides, its samples arranged in another way. A budget that cannot be met is tried
+// again with the size that was said to be the smallest.
 #include <algorithm>
-#include <cfloat>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <iterator>
-#include <limits>
 #include <vector>
 
 #include "check.h"
 #include "edgejpeg.h"
-#include "file_check.h"
 #include "frame.h"
 #include "reader.h"
+#include "result_check.h"
+#include "settings.h"
 
 namespace {
 
+using edgejpeg_fuzz::check_status;
+using edgejpeg_fuzz::DeadZone;
 using edgejpeg_fuzz::Frame;
 using edgejpeg_fuzz::Noise;
 using edgejpeg_fuzz::Reader;
+using edgejpeg_fuzz::Settings;
 
 constexpr size_t kMaxCalls = 12;
-
-void check_status(edgejpeg_status status, edgejpeg_status expected, const char* call) {
-  FUZZ_CHECK(status >= EDGEJPEG_OK && status <= EDGEJPEG_BUFFER_TOO_SMALL, "%s returned %d", call,
-             static_cast<int>(status));
-  FUZZ_CHECK(status == expected, "%s returned %d, not %d; last error: %s", call, static_cast<int>(status),
-             static_cast<int>(expected), edgejpeg_last_error());
-  if (status == EDGEJPEG_OK) return;
-  const char* const message = edgejpeg_last_error();
-  FUZZ_CHECK(message != nullptr && message[0] != '\0' && std::strchr(message, '\n') == nullptr, "%s: no message", call);
-}
-
-// What a handle has been told; a call that fails changes nothing.
-struct Settings {
-  edgejpeg_options options = {};
-  enum { kNone, kFixed, kDesigned } mode = kNone;
-  uint8_t luma[64] = {};
-  uint8_t chroma[64] = {};
-  bool has_chroma = false;
-  double sensitivity[3 * 64] = {};
-  double luma_level = 0;
-  double chroma_level = 0;
-  int32_t q_max = 0;
-  std::vector<uint8_t> comment;
-};
 
 class Session {
  public:
@@ -90,43 +69,40 @@ class Session {
       case 9:
         ask();
         break;
+      case 10:
+        set_control();
+        break;
       default:
         encode();
     }
   }
 
-  // Kinds of files, and where their Huffman tables come from; allowed ones.
-  void read_file_options(edgejpeg_options* options) {
-    const size_t bits = reader_->choice(256);
-    options->container = bits & 1;
-    options->progressive = bits >> 1 & 1;
-    options->exact_huffman = bits >> 2 & 1;
-    options->sampled_statistics = bits >> 3 & 1;
-    if (options->progressive == 0) {
-      options->standard_huffman = bits >> 4 & 1;
-      options->restart_rows = (bits >> 5 & 1) != 0 ? reader_->range(0, EDGEJPEG_MAX_SIZE) >> reader_->choice(17) : 0;
+  // What chooses among tables, and what is done with them.
+  void set_control() {
+    switch (reader_->choice(8)) {
+      case 0:
+      case 1:
+      case 2:
+        set_budget();
+        break;
+      case 3:
+      case 4:
+        set_ladder();
+        break;
+      case 5:
+        set_level();
+        break;
+      case 6:
+        set_slope();
+        break;
+      default:
+        set_dead_zone();
     }
-    options->orientation = (bits >> 6 & 1) != 0 ? static_cast<int32_t>(reader_->choice(9)) : 0;
   }
 
   void create() {
     edgejpeg_options options = {};
-    options.subsampling = static_cast<int32_t>(reader_->choice(4));
-    options.effort = static_cast<int32_t>(reader_->choice(2));
-    constexpr int32_t kThreads[] = {1, 2, 3, 4, 7, 1, 2, EDGEJPEG_MAX_THREADS};
-    const size_t byte = reader_->choice(256);
-    const size_t threads = byte % 64;
-    options.threads = kThreads[threads < 8 ? threads : threads % 7];
-    if (byte >= 64) read_file_options(&options);
-    bool valid = true;
-    if (reader_->once_in(16)) {
-      constexpr int32_t kWrong[] = {-1, EDGEJPEG_MAX_THREADS + 1, INT32_MAX, INT32_MIN};
-      const int32_t wrong = kWrong[reader_->choice(std::size(kWrong))];
-      int32_t* const fields[] = {&options.threads,   &options.effort,      &options.subsampling,
-                                 &options.container, &options.progressive, &options.orientation};
-      *fields[reader_->choice(std::size(fields))] = wrong;
-      valid = false;
-    }
+    const bool valid = edgejpeg_fuzz::read_options(reader_, &options);
     edgejpeg_encoder* created = nullptr;
     const edgejpeg_status status = edgejpeg_encoder_create(&options, &created);
     if (!valid) return check_status(status, EDGEJPEG_INVALID_ARGUMENT, "create");
@@ -141,28 +117,12 @@ class Session {
     encoded_ = false;
   }
 
-  bool read_table(uint8_t* table) {
-    const size_t kind = reader_->choice(6);
-    Noise noise(reader_->any<uint16_t>());
-    bool valid = true;
-    for (size_t i = 0; i < 64; ++i) {
-      const size_t value = kind == 0   ? 1
-                           : kind == 1 ? 255
-                           : kind == 2 ? reader_->any<uint8_t>()
-                           : kind == 3 ? 1 + noise.next() % 255
-                                       : 1 + noise.next() % (2 + 2 * i);
-      table[i] = static_cast<uint8_t>(value);
-      valid = valid && value > 0;
-    }
-    return valid;
-  }
-
   void set_tables() {
     uint8_t luma[64];
     uint8_t chroma[64];
-    bool valid = read_table(luma);
+    bool valid = edgejpeg_fuzz::read_table(reader_, luma);
     const bool has_chroma = !reader_->once_in(8);
-    if (has_chroma) valid = read_table(chroma) && valid;
+    if (has_chroma) valid = edgejpeg_fuzz::read_table(reader_, chroma) && valid;
     const edgejpeg_status status = edgejpeg_encoder_set_tables(encoder_, luma, has_chroma ? chroma : nullptr);
     check_status(status, valid ? EDGEJPEG_OK : EDGEJPEG_INVALID_ARGUMENT, "set_tables");
     if (!valid) return;
@@ -172,19 +132,11 @@ class Session {
     if (has_chroma) std::memcpy(settings_.chroma, chroma, 64);
   }
 
-  double read_number() {
-    constexpr double kEdges[] = {0,        1,       -0.0, 5e-324, DBL_MIN, DBL_MAX,
-                                 INFINITY, -1e-300, NAN,  1e-160, 1e160,   std::numeric_limits<double>::epsilon()};
-    if (reader_->once_in(4)) return kEdges[reader_->choice(std::size(kEdges))];
-    if (reader_->once_in(16)) return reader_->any<double>();
-    return std::pow(10.0, reader_->range(-3000, 3000) / (reader_->once_in(4) ? 10.0 : 1000.0));
-  }
-
   void set_design() {
     double sensitivity[3 * 64];
     const size_t kind = reader_->choice(4);
     Noise noise(reader_->any<uint16_t>());
-    const double scale = read_number();
+    const double scale = edgejpeg_fuzz::read_number(reader_);
     bool valid = true;
     for (size_t i = 0; i < std::size(sensitivity); ++i) {
       sensitivity[i] = kind == 0   ? scale
@@ -192,10 +144,10 @@ class Session {
                        : kind == 2 ? std::pow(10.0, static_cast<double>(noise.next() % 600) - 300)
                                    : scale * static_cast<double>(noise.next() % 1000);
     }
-    if (reader_->once_in(4)) sensitivity[reader_->choice(std::size(sensitivity))] = read_number();
+    if (reader_->once_in(4)) sensitivity[reader_->choice(std::size(sensitivity))] = edgejpeg_fuzz::read_number(reader_);
     for (double s : sensitivity) valid = valid && std::isfinite(s) && s >= 0;
-    const double luma_level = read_number();
-    const double chroma_level = reader_->once_in(2) ? read_number() : luma_level;
+    const double luma_level = edgejpeg_fuzz::read_number(reader_);
+    const double chroma_level = reader_->once_in(2) ? edgejpeg_fuzz::read_number(reader_) : luma_level;
     for (double level : {luma_level, chroma_level}) valid = valid && std::isfinite(level) && level > 0;
     int32_t q_max = 1 + static_cast<int32_t>(reader_->choice(255));
     if (reader_->once_in(32)) {
@@ -213,6 +165,71 @@ class Session {
     settings_.q_max = q_max;
   }
 
+  // Budgets of any size; mostly of the order of a small frame's file.
+  void set_budget() {
+    size_t max_bytes = 0;
+    double bits = 0;
+    const size_t kind = reader_->choice(8);
+    if (kind != 1) max_bytes = static_cast<size_t>(reader_->range(0, 0xFFFF)) >> reader_->choice(9);
+    if (kind == 0) max_bytes = reader_->any<size_t>();
+    if (kind == 1 || kind == 2) bits = reader_->range(0, 8000) / 1000.0;
+    if (kind == 3) bits = edgejpeg_fuzz::read_number(reader_);
+    const bool valid = std::isfinite(bits) && bits >= 0;
+    check_status(edgejpeg_encoder_set_budget(encoder_, max_bytes, bits),
+                 valid ? EDGEJPEG_OK : EDGEJPEG_INVALID_ARGUMENT, "set_budget");
+    if (!valid) return;
+    settings_.max_bytes = max_bytes;
+    settings_.max_bits_per_pixel = bits;
+  }
+
+  void set_ladder() {
+    Settings changed = settings_;
+    bool valid = edgejpeg_fuzz::read_levels(reader_, &changed.levels);
+    const auto count = static_cast<int32_t>(changed.levels.size());
+    changed.level = reader_->range(0, count - 1);
+    if (reader_->once_in(32)) changed.level = reader_->once_in(2) ? count : -1;
+    valid = valid && changed.level >= 0 && changed.level < count;
+    check_status(changed.apply_ladder(encoder_), valid ? EDGEJPEG_OK : EDGEJPEG_INVALID_ARGUMENT, "set_ladder");
+    if (!valid) return;
+    changed.mode = Settings::kLadder;
+    changed.has_chroma = changed.levels[0].has_chroma;
+    changed.has_slope = false;
+    settings_ = changed;
+  }
+
+  void set_level() {
+    const int32_t level = reader_->range(-1, EDGEJPEG_MAX_LEVELS);
+    const bool valid = level >= 0 && level < static_cast<int32_t>(settings_.levels.size());
+    const edgejpeg_status expected = settings_.mode != Settings::kLadder ? EDGEJPEG_NOT_READY
+                                     : valid                             ? EDGEJPEG_OK
+                                                                         : EDGEJPEG_INVALID_ARGUMENT;
+    check_status(edgejpeg_encoder_set_level(encoder_, level), expected, "set_level");
+    if (expected != EDGEJPEG_OK) return;
+    settings_.level = level;
+    settings_.has_slope = false;
+  }
+
+  void set_slope() {
+    const double slope = reader_->once_in(4) ? edgejpeg_fuzz::read_number(reader_)
+                                             : reader_->range(0, 0xFFFF) / (1.0 + reader_->range(0, 255));
+    const bool valid = std::isfinite(slope) && slope >= 0;
+    const edgejpeg_status expected = settings_.mode != Settings::kLadder ? EDGEJPEG_NOT_READY
+                                     : valid                             ? EDGEJPEG_OK
+                                                                         : EDGEJPEG_INVALID_ARGUMENT;
+    check_status(edgejpeg_encoder_set_slope(encoder_, slope), expected, "set_slope");
+    if (expected != EDGEJPEG_OK) return;
+    settings_.slope = slope;
+    settings_.has_slope = true;
+  }
+
+  void set_dead_zone() {
+    DeadZone zone;
+    const bool valid = edgejpeg_fuzz::read_dead_zone(reader_, &zone);
+    check_status(edgejpeg_encoder_set_dead_zone(encoder_, zone.slot(0), zone.slot(1)),
+                 valid ? EDGEJPEG_OK : EDGEJPEG_INVALID_ARGUMENT, "set_dead_zone");
+    if (valid) settings_.dead_zone = zone;
+  }
+
   void set_comment() {
     constexpr size_t kSizes[] = {0, 1, EDGEJPEG_MAX_COMMENT, EDGEJPEG_MAX_COMMENT + 1, 1 << 17};
     const size_t kind = reader_->choice(16);
@@ -220,7 +237,7 @@ class Session {
     for (size_t i = 0; i < text.size(); ++i) text[i] = i < 64 ? reader_->any<uint8_t>() : 0xFF;
     const edgejpeg_status status =
         edgejpeg_encoder_set_comment(encoder_, reinterpret_cast<const char*>(text.data()), text.size());
-    const bool valid = text.size() <= EDGEJPEG_MAX_COMMENT;
+    const bool valid = text.size() <= settings_.max_comment();
     check_status(status, valid ? EDGEJPEG_OK : EDGEJPEG_INVALID_ARGUMENT, "set_comment");
     if (valid) settings_.comment = std::move(text);
   }
@@ -235,6 +252,9 @@ class Session {
     const uint8_t* data = nullptr;
     size_t size = 0;
     edgejpeg_statistics statistics = {};
+    edgejpeg_result result = {};
+    edgejpeg_level level = {};
+    double errors[3] = {};
     const edgejpeg_status statuses[] = {
         edgejpeg_encoder_create(nullptr, &created),
         edgejpeg_encoder_create(&options, nullptr),
@@ -259,6 +279,19 @@ class Session {
         edgejpeg_encoder_tables(encoder_, table, nullptr),
         edgejpeg_encoder_statistics(nullptr, &statistics),
         edgejpeg_encoder_statistics(encoder_, nullptr),
+        edgejpeg_encoder_result(nullptr, &result),
+        edgejpeg_encoder_result(encoder_, nullptr),
+        edgejpeg_encoder_swe(nullptr, errors),
+        edgejpeg_encoder_swe(encoder_, nullptr),
+        edgejpeg_encoder_set_dead_zone(nullptr, nullptr, nullptr),
+        edgejpeg_encoder_set_ladder(nullptr, &level, 1, 0),
+        edgejpeg_encoder_set_ladder(encoder_, nullptr, 1, 0),
+        edgejpeg_encoder_set_ladder(encoder_, &level, 1, 0),
+        edgejpeg_encoder_set_ladder(encoder_, &level, 0, 0),
+        edgejpeg_encoder_set_ladder(encoder_, &level, EDGEJPEG_MAX_LEVELS + 1, 0),
+        edgejpeg_encoder_set_level(nullptr, 0),
+        edgejpeg_encoder_set_slope(nullptr, 0),
+        edgejpeg_encoder_set_budget(nullptr, 0, 0),
     };
     for (edgejpeg_status status : statuses) check_status(status, EDGEJPEG_INVALID_ARGUMENT, "a call with NULL");
     FUZZ_CHECK(created == nullptr, "created an encoder without options");
@@ -267,15 +300,8 @@ class Session {
 
   // Questions between the frames are answered, or refused, but never with an encoder that is worse afterwards.
   void ask() {
-    uint8_t luma[64];
-    uint8_t chroma[64];
-    const edgejpeg_status tables = edgejpeg_encoder_tables(encoder_, luma, chroma);
-    if (!encoded_) check_status(tables, EDGEJPEG_NOT_READY, "tables before a frame");
-    edgejpeg_statistics statistics;
-    const edgejpeg_status measured = edgejpeg_encoder_statistics(encoder_, &statistics);
-    if (!encoded_) check_status(measured, EDGEJPEG_NOT_READY, "statistics before a frame");
-    check_status(tables, tables == EDGEJPEG_OK ? EDGEJPEG_OK : EDGEJPEG_NOT_READY, "tables");
-    check_status(measured, measured == EDGEJPEG_OK ? EDGEJPEG_OK : EDGEJPEG_NOT_READY, "statistics");
+    if (!encoded_) return edgejpeg_fuzz::check_no_result(encoder_);
+    edgejpeg_fuzz::check_same_result(encoder_, encoder_);
     FUZZ_CHECK(edgejpeg_version()[0] != '\0', "no version");
   }
 
@@ -283,18 +309,17 @@ class Session {
     const Frame frame = edgejpeg_fuzz::read_frame(reader_);
     std::vector<uint8_t> before[3];
     for (size_t i = 0; i < 3; ++i) before[i] = frame.planes[i].copy();
-    const bool gray = settings_.options.subsampling == EDGEJPEG_GRAY || frame.image.format == EDGEJPEG_LUMA;
-    const bool needs_chroma = settings_.mode == Settings::kFixed && !settings_.has_chroma && !gray;
-    const edgejpeg_status expected = !frame.valid                                        ? EDGEJPEG_INVALID_ARGUMENT
-                                     : settings_.mode == Settings::kNone || needs_chroma ? EDGEJPEG_NOT_READY
-                                     : restart_interval(frame) > EDGEJPEG_MAX_RESTART_INTERVAL
-                                         ? EDGEJPEG_INVALID_ARGUMENT
-                                         : EDGEJPEG_OK;
+    edgejpeg_status expected = settings_.expected(frame);
     static const uint8_t untouched = 0;
     const uint8_t* data = &untouched;
     size_t size = 12345;
     const edgejpeg_status status = edgejpeg_encoder_encode(encoder_, &frame.image, &data, &size);
     for (size_t i = 0; i < 3; ++i) FUZZ_CHECK(frame.planes[i] == before[i], "plane %zu was written to", i);
+    if (expected == EDGEJPEG_OK && status == EDGEJPEG_BUDGET_NOT_MET) {
+      FUZZ_CHECK(settings_.has_budget(), "no budget, and it is not met");
+      FUZZ_CHECK(data == nullptr && size > settings_.budget(frame.image), "the smallest file has %zu bytes", size);
+      return refused_budget(frame, size);
+    }
     check_status(status, expected, "encode");
     if (status != EDGEJPEG_OK) {
       FUZZ_CHECK((data == nullptr && size == 0) || (data == &untouched && size == 12345), "a failure with bytes");
@@ -302,13 +327,46 @@ class Session {
     }
     encoded_ = true;
     const std::vector<uint8_t> file(data, data + size);
-    check_result(encoder_, frame, file);
+    edgejpeg_fuzz::check_result(encoder_, settings_, frame, file);
     if (reader_->once_in(4)) {
       check_status(edgejpeg_encoder_encode(encoder_, &frame.image, &data, &size), EDGEJPEG_OK, "encode again");
       FUZZ_CHECK(file == std::vector<uint8_t>(data, data + size), "the same frame, other bytes");
     }
-    compare_with_new_handle(frame, file);
+    compare_with_new_handle(frame, EDGEJPEG_OK, file, size);
     encode_to(frame, file);
+  }
+
+  // The size that is said to be the smallest is enough, and a byte less is refused again unless that much was found.
+  void refused_budget(const Frame& frame, size_t smallest) {
+    encoded_ = false;
+    edgejpeg_fuzz::check_no_result(encoder_);
+    std::vector<uint8_t> out(smallest + 1, 0xA5);
+    size_t size = 12345;
+    check_status(edgejpeg_encoder_encode_to(encoder_, &frame.image, out.data(), out.size(), &size),
+                 EDGEJPEG_BUDGET_NOT_MET, "encode_to without enough bytes");
+    FUZZ_CHECK(size == smallest && std::count(out.begin(), out.end(), 0xA5) == static_cast<ptrdiff_t>(out.size()),
+               "a refused call wrote bytes, or said %zu and not %zu", size, smallest);
+    compare_with_new_handle(frame, EDGEJPEG_BUDGET_NOT_MET, {}, smallest);
+    const Settings given = settings_;
+    settings_.max_bits_per_pixel = 0;
+    const uint8_t* data = nullptr;
+    for (size_t budget : {smallest, smallest - 1}) {
+      settings_.max_bytes = budget;
+      check_status(edgejpeg_encoder_set_budget(encoder_, budget, 0), EDGEJPEG_OK, "set_budget");
+      const edgejpeg_status status = edgejpeg_encoder_encode(encoder_, &frame.image, &data, &size);
+      if (status == EDGEJPEG_OK) {
+        edgejpeg_fuzz::check_result(encoder_, settings_, frame, std::vector<uint8_t>(data, data + size));
+        continue;
+      }
+      check_status(status, EDGEJPEG_BUDGET_NOT_MET, "encode with the smallest size");
+      FUZZ_CHECK(budget < smallest && size == smallest, "%zu bytes are not enough, %zu are said to be", budget, size);
+    }
+    settings_ = given;
+    check_status(edgejpeg_encoder_set_budget(encoder_, given.max_bytes, given.max_bits_per_pixel), EDGEJPEG_OK,
+                 "set_budget");
+    check_status(edgejpeg_encoder_encode(encoder_, &frame.image, &data, &size), EDGEJPEG_BUDGET_NOT_MET,
+                 "encode as at first");
+    FUZZ_CHECK(size == smallest, "the smallest file has %zu bytes, then %zu", smallest, size);
   }
 
   // Into a buffer of any size, all of which is the fuzzer's to check; or over the frame, which is refused.
@@ -337,68 +395,9 @@ class Session {
     FUZZ_CHECK(std::all_of(end, out.end(), [](uint8_t byte) { return byte == kUntouched; }), "bytes behind the file");
   }
 
-  int64_t restart_interval(const Frame& frame) const {
-    const int32_t subsampling = settings_.options.subsampling;
-    const bool gray = subsampling == EDGEJPEG_GRAY || frame.image.format == EDGEJPEG_LUMA;
-    const int64_t width = gray || subsampling == EDGEJPEG_444 ? 8 : 16;
-    const int64_t height = gray || subsampling != EDGEJPEG_420 ? 8 : 16;
-    const int64_t rows = (frame.image.height + height - 1) / height;
-    return std::min<int64_t>(settings_.options.restart_rows, rows) * ((frame.image.width + width - 1) / width);
-  }
-
-  void check_result(const edgejpeg_encoder* encoder, const Frame& frame, const std::vector<uint8_t>& file) const {
-    uint8_t luma[64];
-    uint8_t chroma[64];
-    check_status(edgejpeg_encoder_tables(encoder, luma, chroma), EDGEJPEG_OK, "tables");
-    const bool gray = settings_.options.subsampling == EDGEJPEG_GRAY || frame.image.format == EDGEJPEG_LUMA;
-    const size_t components = gray ? 1 : 3;
-    const bool fixed = settings_.mode == Settings::kFixed;
-    for (size_t i = 0; i < 64; ++i) {
-      const bool right = fixed ? luma[i] == settings_.luma[i] : luma[i] >= 1 && luma[i] <= settings_.q_max;
-      FUZZ_CHECK(right, "luma[%zu] is %u", i, luma[i]);
-      const bool right_chroma = gray    ? chroma[i] == 0
-                                : fixed ? chroma[i] == settings_.chroma[i]
-                                        : chroma[i] >= 1 && chroma[i] <= settings_.q_max;
-      FUZZ_CHECK(right_chroma, "chroma[%zu] is %u", i, chroma[i]);
-    }
-    check_statistics(encoder, components);
-    const int32_t subsampling = settings_.options.subsampling;
-    const edgejpeg_fuzz::Expected expected = {static_cast<size_t>(frame.image.width),
-                                              static_cast<size_t>(frame.image.height),
-                                              components,
-                                              gray || subsampling == EDGEJPEG_444 ? size_t{1} : size_t{2},
-                                              gray || subsampling != EDGEJPEG_420 ? size_t{1} : size_t{2},
-                                              {luma, chroma},
-                                              &settings_.comment,
-                                              settings_.options.container == EDGEJPEG_LEAN,
-                                              settings_.options.progressive != 0,
-                                              static_cast<uint8_t>(settings_.options.orientation),
-                                              static_cast<size_t>(settings_.options.restart_rows)};
-    edgejpeg_fuzz::check_file(file.data(), file.size(), expected);
-  }
-
-  void check_statistics(const edgejpeg_encoder* encoder, size_t components) const {
-    edgejpeg_statistics statistics = {};
-    const edgejpeg_status status = edgejpeg_encoder_statistics(encoder, &statistics);
-    if (settings_.mode == Settings::kFixed) return check_status(status, EDGEJPEG_NOT_READY, "statistics");
-    check_status(status, EDGEJPEG_OK, "statistics");
-    FUZZ_CHECK(statistics.components == static_cast<int32_t>(components), "statistics of other components");
-    for (size_t c = 0; c < 3; ++c) {
-      FUZZ_CHECK((statistics.blocks[c] > 0) == (c < components), "blocks[%zu]", c);
-      for (size_t i = 0; i < 64; ++i) {
-        const double mean = statistics.mean[c][i];
-        const double variance = statistics.variance[c][i];
-        const double scale = statistics.laplace_scale[c][i];
-        const double most = c < components ? 1100 : 0;  // |C| <= 8 x 128, and some rounding
-        FUZZ_CHECK(
-            std::abs(mean) <= most && variance >= 0 && variance <= most * most && scale >= 0 && scale <= 2 * most,
-            "component %zu, frequency %zu: %g, %g, %g", c, i, mean, variance, scale);
-      }
-    }
-  }
-
   // One thread, the scalar back end, no history, no strides, another arrangement: the same bytes.
-  void compare_with_new_handle(const Frame& frame, const std::vector<uint8_t>& file) const {
+  void compare_with_new_handle(const Frame& frame, edgejpeg_status expected, const std::vector<uint8_t>& file,
+                               size_t expected_size) const {
     edgejpeg_options options = settings_.options;
     options.threads = 1;
     edgejpeg_encoder* other = nullptr;
@@ -411,26 +410,18 @@ class Session {
     } else {
       setenv("EDGEJPEG_BACKEND", backend.data(), 1);
     }
-    const Settings& s = settings_;
-    if (s.mode == Settings::kFixed) {
-      check_status(edgejpeg_encoder_set_tables(other, s.luma, s.has_chroma ? s.chroma : nullptr), EDGEJPEG_OK,
-                   "tables");
-    } else {
-      check_status(edgejpeg_encoder_set_design(other, s.sensitivity, s.luma_level, s.chroma_level, s.q_max),
-                   EDGEJPEG_OK, "set_design");
-    }
-    const char* const text = reinterpret_cast<const char*>(s.comment.data());
-    check_status(edgejpeg_encoder_set_comment(other, text, s.comment.size()), EDGEJPEG_OK, "set_comment");
+    settings_.apply(other);
 
     edgejpeg_fuzz::OtherFrame rearranged;
     edgejpeg_fuzz::rearrange(frame, &rearranged);
     const edgejpeg_image& image = rearranged.image;
     const uint8_t* data = nullptr;
     size_t size = 0;
-    check_status(edgejpeg_encoder_encode(other, &image, &data, &size), EDGEJPEG_OK, "encode with a new handle");
-    FUZZ_CHECK(size == file.size() && std::memcmp(data, file.data(), size) == 0,
-               "%d threads, strides %td and %td, a used handle: other bytes than a new one's", s.options.threads,
-               frame.image.row_stride, frame.image.pixel_stride);
+    check_status(edgejpeg_encoder_encode(other, &image, &data, &size), expected, "encode with a new handle");
+    FUZZ_CHECK(size == expected_size && (data == nullptr || std::memcmp(data, file.data(), size) == 0),
+               "%d threads, strides %td and %td, a used handle: other bytes than a new one's",
+               settings_.options.threads, frame.image.row_stride, frame.image.pixel_stride);
+    if (expected == EDGEJPEG_OK) edgejpeg_fuzz::check_same_result(encoder_, other);
     edgejpeg_encoder_destroy(other);
   }
 
