@@ -209,7 +209,11 @@ class Encoder:
 
     @property
     def last(self) -> EncodeResult | None:
-        """How :meth:`encode` did the last frame; None before a frame, and after one that failed."""
+        """How :meth:`encode` did the last frame that it could encode; None before one, and after a budget not met.
+
+        A frame that is refused leaves it as it was, as :meth:`encode_many` does; a file that did not fit into ``out``
+        counts.
+        """
         with self._lock:
             frames = self._frames
             return read_result(self._open(), self._profile, self._options.timing, lambda: self._weighted_errors(frames))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgejpeg.design.statistics import image_statistics
-from edgejpeg.errors import InvalidInputError
+from edgejpeg.errors import BudgetError, BufferTooSmallError, InvalidInputError
 from edgejpeg.jpeg.reference import component_blocks, quantize
 from edgejpeg.jpeg.tables import QuantTable, ijg_tables
 from edgejpeg.profile import Level, Profile, load_profile
@@ -155,3 +155,44 @@ def test_options_survive_a_pickle(photo):
         assert copy.encode(frame) == encoder.encode(frame)
         assert copy.last.milliseconds is not None
         assert isinstance(copy.last.tables[0], QuantTable)
+
+
+def test_last_after_frames_that_were_not_encoded(photo):
+    encoder = Encoder("efficientnet_lite0", max_bytes=4000)
+    assert encoder.last is None
+    first = encoder.encode(photo(60, 80))
+    assert encoder.last.size == len(first)
+    with pytest.raises(InvalidInputError, match="dtype uint8"):
+        encoder.encode(photo(60, 80).astype(np.float32))
+    assert encoder.last.size == len(first)
+    with pytest.raises(BufferTooSmallError) as caught:
+        encoder.encode(photo(50, 70), out=bytearray(10))
+    assert encoder.last.size == caught.value.needed
+    with pytest.raises(BudgetError):
+        encoder.encode(np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8))
+    assert encoder.last is None
+    assert encoder.encode(photo(60, 80)) == first
+
+
+@pytest.mark.parametrize("options", [{"max_bytes": 2500}, {"target_bpp": 1.5, "comment": True}, {"trellis": True}])
+def test_encode_many_and_copies_keep_all_settings(options, photo):
+    encoder = Encoder("efficientnet_lite0", yuv_range="full", measure=True, **options)
+    frames = [photo(60 + i, 80) for i in range(5)]
+    expected = [encoder.encode(frame) for frame in frames]
+    assert list(encoder.encode_many(frames, workers=2)) == expected
+    assert encoder.last.size == len(expected[-1])
+    copy = pickle.loads(pickle.dumps(encoder))
+    assert [copy.encode(frame) for frame in frames] == expected
+
+
+def test_the_level_of_one_frame_and_a_buffer(photo):
+    levels = [Level(rate, *ijg_tables(quality)) for quality, rate in ((30, 0.5), (70, 1.0), (90, 2.0))]
+    encoder = Encoder(Profile.ladder(name="l", levels=levels))
+    frame = photo(40, 50)
+    buffer = bytearray(20000)
+    coarse = bytes(encoder.encode(frame, out=buffer, level=0))
+    assert encoder.last.level == 0
+    assert coarse == encoder.encode(frame, level=0)
+    assert len(coarse) < len(encoder.encode(frame))
+    assert encoder.last.level == 2
+    assert list(encoder.encode_many([frame] * 3, workers=2)) == [encoder.encode(frame)] * 3
