@@ -24,11 +24,6 @@ from edgejpeg.learn.quantizer import hard_quantize, soft_quantize  # noqa: E402
 from edgejpeg.learn.transform import coefficients_from_rgb, rgb_from_coefficients  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
-def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-
-
 def quantizer(kind: str, bits: int, clip: bool, q: Tensor, alpha: Tensor) -> Callable[[Tensor, int], Tensor]:
     def apply(z: Tensor, slot: int) -> Tensor:
         step, inverse = (values[:, slot][:, None, None] for values in (q, alpha))
