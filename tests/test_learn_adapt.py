@@ -94,7 +94,7 @@ def test_the_copy_comes_nearer_and_the_original_stays(network, photos, rates):
     options = AdaptOptions(epochs=30, batch_size=8, learning_rate=2e-3, clean=0.1, clean_limit=0.9)
     result = train(network, photos, rates, options)
     assert network.training and all(torch.equal(kept[k], v) for k, v in network.state_dict().items())
-    assert result.after.score < result.before.score - 0.2 and result.after.kl[0] < 0.8 * result.before.kl[0]
+    assert result.after.score < result.before.score - 0.1 and result.after.kl[0] < 0.8 * result.before.kl[0]
     assert result.before.clean_kl == 0 and result.before.clean_agreement == 1 and result.before.clean_loss == 0
     assert (result.steps, len(result.history)) == (90, 30)
     for key in ("1.running_mean", "1.running_var", "1.num_batches_tracked"):  # frozen statistics
