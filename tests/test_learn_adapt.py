@@ -35,6 +35,15 @@ def decode(data):
     return np.asarray(image_module.open(io.BytesIO(data)).convert("RGB"))
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums in one order: with so few images the end of a training hangs on the last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def network():
     torch.manual_seed(1)
@@ -91,12 +100,12 @@ def store(tmp_path):
 
 def test_the_copy_comes_nearer_and_the_original_stays(network, photos, rates):
     kept = copy.deepcopy(network.state_dict())
-    options = AdaptOptions(epochs=30, batch_size=8, learning_rate=2e-3, clean=0.1, clean_limit=0.9)
+    options = AdaptOptions(epochs=45, batch_size=8, learning_rate=2e-3, clean=0.1, clean_limit=0.9)
     result = train(network, photos, rates, options)
     assert network.training and all(torch.equal(kept[k], v) for k, v in network.state_dict().items())
-    assert result.after.score < result.before.score - 0.1 and result.after.kl[0] < 0.8 * result.before.kl[0]
+    assert result.after.score < result.before.score - 0.2 and result.after.kl[0] < 0.8 * result.before.kl[0]
     assert result.before.clean_kl == 0 and result.before.clean_agreement == 1 and result.before.clean_loss == 0
-    assert (result.steps, len(result.history)) == (90, 30)
+    assert (result.steps, len(result.history)) == (135, 45)
     for key in ("1.running_mean", "1.running_var", "1.num_batches_tracked"):  # frozen statistics
         assert torch.equal(result.state[key], kept[key])
     assert not torch.equal(result.state["1.weight"], kept["1.weight"])

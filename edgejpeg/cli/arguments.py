@@ -41,6 +41,31 @@ def add_on_error_argument(parser: argparse.ArgumentParser | argparse._ArgumentGr
     )
 
 
+def add_run_arguments(parser: argparse.ArgumentParser, *, batch_size: int, seed_of: str) -> None:
+    """``--batch-size``, ``--seed``, ``--device``, ``--resume``, ``--json`` of a verb that works long for a profile."""
+    parser.add_argument("--batch-size", type=positive_int, default=batch_size, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help=f"of the {seed_of} (default: %(default)s)")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU when there is one)")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run with the same arguments")
+    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+
+
+def check_profile_run(args: argparse.Namespace) -> None:
+    """Before the long work: the seed, and that the profile can be written to ``--output``.
+
+    Raises:
+        InvalidInputError: a negative seed, an output that is no .toml file, or a missing folder.
+    """
+    from edgejpeg.errors import InvalidInputError
+
+    if args.seed < 0:
+        raise InvalidInputError(f"--seed is at least 0; got {args.seed}")
+    if args.output.suffix != ".toml" or args.output.is_dir():
+        raise InvalidInputError(f"the output is a file that ends in .toml; got {str(args.output)!r}")
+    if not args.output.parent.is_dir():
+        raise InvalidInputError(f"cannot write {args.output}: no folder {args.output.parent}; make it first")
+
+
 def positive_int(text: str) -> int:
     """An integer of at least 1, for argparse."""
     value = int(text)

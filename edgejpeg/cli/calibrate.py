@@ -10,7 +10,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgejpeg.cli.arguments import add_data_arguments, add_model_arguments, positive_float, positive_int
+from edgejpeg.cli.arguments import (
+    add_data_arguments,
+    add_model_arguments,
+    add_run_arguments,
+    check_profile_run,
+    positive_float,
+    positive_int,
+)
 
 if TYPE_CHECKING:
     from edgejpeg.learn.data import Batches, ImageData
@@ -59,11 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--q-max", type=positive_int, default=100, help="largest quantization step, 1..255 (default: %(default)s)"
     )
-    parser.add_argument("--batch-size", type=positive_int, default=16, help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of images and labels (default: %(default)s)")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU when there is one)")
-    parser.add_argument("--resume", action="store_true", help="continue an interrupted run with the same arguments")
-    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    add_run_arguments(parser, batch_size=16, seed_of="draw of images and labels")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,12 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.q_max > 255:
         raise InvalidInputError(f"--q-max is at most 255, what a baseline table holds; got {args.q_max}")
-    if args.seed < 0:
-        raise InvalidInputError(f"--seed is at least 0; got {args.seed}")
-    if args.output.suffix != ".toml" or args.output.is_dir():
-        raise InvalidInputError(f"the output is a file that ends in .toml; got {str(args.output)!r}")
-    if not args.output.parent.is_dir():
-        raise InvalidInputError(f"cannot write {args.output}: no folder {args.output.parent}; make it first")
+    check_profile_run(args)
     with open_world() as world:
         return _calibrate(args, world)
 

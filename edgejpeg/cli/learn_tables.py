@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgejpeg.cli.arguments import add_data_arguments, add_model_arguments, positive_float, positive_int
+from edgejpeg.cli.arguments import (
+    add_data_arguments,
+    add_model_arguments,
+    add_run_arguments,
+    check_profile_run,
+    positive_float,
+    positive_int,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,17 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", type=positive_int, default=120, help="of a level; the first has twice as many (default: %(default)s)"
     )
-    parser.add_argument("--batch-size", type=positive_int, default=20, help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw and order of images (default: %(default)s)")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU when there is one)")
-    parser.add_argument("--resume", action="store_true", help="continue an interrupted run with the same arguments")
-    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    add_run_arguments(parser, batch_size=20, seed_of="draw and order of images")
 
 
 def run(args: argparse.Namespace) -> int:
     """Learn, write the profile, print a summary."""
     from edgejpeg._optional import require
-    from edgejpeg.errors import InvalidInputError
 
     for module in ("torch", "PIL", "tqdm"):
         require(module, extra="train", purpose="edgejpeg learn-tables")
@@ -74,12 +76,7 @@ def run(args: argparse.Namespace) -> int:
     from edgejpeg.models import create_model
 
     rates = _rates(args)
-    if args.seed < 0:
-        raise InvalidInputError(f"--seed is at least 0; got {args.seed}")
-    if args.output.suffix != ".toml" or args.output.is_dir():
-        raise InvalidInputError(f"the output is a file that ends in .toml; got {str(args.output)!r}")
-    if not args.output.parent.is_dir():
-        raise InvalidInputError(f"cannot write {args.output}: no folder {args.output.parent}; make it first")
+    check_profile_run(args)
     data = open_data(args.data)
     model = create_model(args.model, args.weights, args.num_classes)
     if model.notice:
