@@ -39,11 +39,13 @@ class LayerTables:
         subsampling: ``"444"``, ``"422"``, ``"420"`` or ``"gray"``.
         tables: luma and chroma, constants of the graph; None makes them its second input.
         source: where the tables come from, for people.
+        profile_id: of the profile that they come from; None for others.
     """
 
     subsampling: str
     tables: tuple[QuantTable, QuantTable] | None
     source: str
+    profile_id: str | None = None
 
     def array(self) -> NDArray[np.float32] | None:
         """The tables as the layer takes them: (1, 2, 64) float32, row-major."""
@@ -53,7 +55,12 @@ class LayerTables:
 
     def to_document(self) -> dict[str, Any]:
         """Subsampling, tables (row-major, or the word ``"input"``) and source, as plain values."""
-        document: dict[str, Any] = {"subsampling": self.subsampling, "tables": "input", "source": self.source}
+        document: dict[str, Any] = {
+            "subsampling": self.subsampling,
+            "tables": "input",
+            "source": self.source,
+            "profile_id": self.profile_id,
+        }
         if self.tables is not None:
             luma, chroma = self.tables
             document["tables"] = {"luma": luma.array.tolist(), "chroma": chroma.array.tolist()}
@@ -106,9 +113,11 @@ def layer_from_profile(profile: Profile, subsampling: str | None = None) -> Laye
         )
     source = f"{profile.kind} profile {profile.name} ({profile.profile_id})"
     if profile.luma is None:
-        return LayerTables(profile.subsampling, None, source)
+        return LayerTables(profile.subsampling, None, source, profile.profile_id)
     # A gray profile may have one table; the layer's body for gray does not look at the second.
-    return LayerTables(profile.subsampling, (profile.luma, profile.chroma or profile.luma), source)
+    return LayerTables(
+        profile.subsampling, (profile.luma, profile.chroma or profile.luma), source, profile.profile_id
+    )
 
 
 def export_onnx(
@@ -148,7 +157,7 @@ def export_onnx(
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", model.name)
     stem = name + ("-jpeg" if layer else "") + ("-fp16" if precision == "fp16" else "")
     folder = Path(folder)
-    with _writing(folder / f"{stem}.onnx", folder / f"{stem}.json") as (onnx_file, json_file):
+    with writing(folder / f"{stem}.onnx", folder / f"{stem}.json") as (onnx_file, json_file):
         module = ExportModule(
             model.module,
             size=model.input_size,
@@ -200,9 +209,9 @@ def _example_inputs(model: LoadedModel, uint8: bool, tables_are_input: bool) -> 
 
 
 @contextlib.contextmanager
-def _writing(*targets: Path) -> Iterator[list[Path]]:
+def writing(*targets: Path) -> Iterator[list[Path]]:
     """Temporary files beside the targets, opened at once so that a folder that cannot be written is known before the
-    work; moved into place at the end, removed on any error."""
+    work; moved into place at the end unless they were deleted, removed on any error."""
     temporary = [target.with_name(f".{target.name}.writing") for target in targets]
     try:
         targets[0].parent.mkdir(parents=True, exist_ok=True)
@@ -210,7 +219,8 @@ def _writing(*targets: Path) -> Iterator[list[Path]]:
             file.touch()
         yield temporary
         for file, target in zip(temporary, targets, strict=True):
-            file.replace(target)
+            if file.exists():
+                file.replace(target)
     except OSError as error:
         raise ExportError(
             f"cannot write into {targets[0].parent}: {error.strerror or error}; give another folder with -o"
