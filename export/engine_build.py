@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -250,7 +249,7 @@ def check_version(
     if numbers < lowest:
         raise ExportError(f"{name} {version} is too old: engines are built by {allowed}; {install}")
     if numbers >= below:
-        raise ExportError(f"{name} {version} is newer than this edgejpeg knows: engines are built by {allowed}; {install}")
+        raise ExportError(f"{name} {version} is too new: engines are built by {allowed}; {install}")
     return numbers
 
 
@@ -271,7 +270,7 @@ def _add_profile(builder: Any, config: Any, network: Any, request: BuildRequest)
     inputs = {network.get_input(index).name: network.get_input(index) for index in range(network.num_inputs)}
     if set(inputs) != set(request.profile):
         raise ExportError(
-            f"the parsed network has the inputs {', '.join(inputs)}, and the profile is for {', '.join(request.profile)}"
+            f"the parsed network has the inputs {', '.join(inputs)}; the profile is for {', '.join(request.profile)}"
         )
     if all(-1 not in tuple(tensor.shape) for tensor in inputs.values()):
         return
@@ -279,7 +278,7 @@ def _add_profile(builder: Any, config: Any, network: Any, request: BuildRequest)
     for name, shapes in request.profile.items():
         profile.set_shape(name, *(tuple(shape) for shape in shapes))
     if config.add_optimization_profile(profile) < 0:
-        raise ExportError(f"the builder refuses the shapes {request.profile}; see --minShapes, --optShapes, --maxShapes")
+        raise ExportError(f"the builder refuses the shapes {request.profile}; give others with --maxShapes")
 
 
 def _parser_errors(parser: Any, log: BuildLog) -> str:

@@ -1,11 +1,11 @@
-"""Engines from exported ONNX files: rewritten, built in a process of their own, checked, and written with their JSON."""
+"""Engines from exported ONNX files: rewritten, built in a process of their own, checked, written with JSON."""
 
 from __future__ import annotations
 
 import importlib.util
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,16 @@ from edgejpeg._version import __version__
 from edgejpeg.errors import ExportError, InvalidInputError
 from edgejpeg.export.bundle import writing
 from edgejpeg.export.engine_build import BuildRequest
-from edgejpeg.export.engine_child import flavour_of, library_version, run_child
+from edgejpeg.export.engine_child import run_child
+from edgejpeg.export.flavours import MODULES, not_installed
 from edgejpeg.export.metadata import read_metadata
 from edgejpeg.export.onnx import check_model
 from edgejpeg.export.rewrite import rewrite_for
-from edgejpeg.export.shapes import DEFAULT_BATCH, ShapeRange, profile_for
+from edgejpeg.export.shapes import ShapeRange, profile_for
 from edgejpeg.runtime.engine_info import FLAVOURS, EngineInfo, TensorInfo, file_sha256, info_path, write_engine_info
 
 SUFFIXES = {"tensorrt": ".engine", "tensorrt-rtx": ".rtx", "tensorrt-8.5": ".trt85.engine"}
 """How the engines' files end."""
-
-MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx", "tensorrt-8.5": "tensorrt"}
 
 HARDWARE_COMPATIBILITY = ("none", "ampere_plus", "same_compute_capability")
 
@@ -76,6 +75,10 @@ class EngineOptions:
             if asked:
                 raise InvalidInputError(f"{what} is TensorRT's; {FLAVOURS[flavour]} has none: leave it out")
 
+    def without_tensorrt_only(self) -> EngineOptions:
+        """These options for the other engines of the same export, without what TensorRT alone has."""
+        return replace(self, version_compatible=False, hardware_compatibility="none", timing_cache=None)
+
     def to_document(self) -> dict[str, Any]:
         """What was given, as plain values."""
         return {
@@ -106,17 +109,6 @@ class EngineResult:
     warnings: list[str]
 
 
-def installed_version(flavour: str) -> str | None:
-    """The version of a flavour's library, None when it is not installed.
-
-    Raises:
-        ExportError: it is installed and cannot be used.
-    """
-    if importlib.util.find_spec(MODULES[flavour]) is None:
-        return None
-    return library_version(flavour)
-
-
 def export_engine(
     onnx_path: str | Path,
     flavour: str,
@@ -140,7 +132,7 @@ def export_engine(
     Raises:
         InvalidInputError: an option that the flavour does not have, or shapes that do not fit the graph.
         ExportError: the file is not one of edgejpeg's, the library is not installed or of a version that is not
-            supported, it cannot parse or build the model, the result is not what was asked for, or it cannot be written.
+            supported, it cannot parse or build the model, the result is not what was asked for or cannot be written.
     """
     options = options or EngineOptions()
     options.check(flavour)
@@ -150,11 +142,12 @@ def export_engine(
     check_model(model)
     profile = profile_for(graph_inputs(model), options.ranges)
     if importlib.util.find_spec(MODULES[flavour]) is None:
-        raise ExportError(_not_installed(flavour))
+        raise ExportError(not_installed(flavour))
     layer = None if document.get("jpeg_layer") is None else "plugin" if plugin_modules else "operators"
     rewritten = rewrite_for(model, flavour, plugin=bool(plugin_modules))
     target = path.with_name(path.stem + SUFFIXES[flavour])
-    with writing(target, info_path(target), path.with_name(f"{target.name}.onnx")) as (engine, described, rewritten_file):
+    targets = (target, info_path(target), path.with_name(f"{target.name}.onnx"))
+    with writing(*targets) as (engine, described, rewritten_file):
         rewritten_file.write_bytes(rewritten.SerializeToString())
         request = BuildRequest(
             flavour=flavour,
@@ -189,16 +182,6 @@ def graph_inputs(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
     }
 
 
-def profile_words(profile: dict[str, ShapeRange]) -> str:
-    """A profile for people: ``image 1 to 8 x3x224x224`` and so on."""
-    parts = []
-    for name, chosen in profile.items():
-        low, high = ("x".join(map(str, shape)) for shape in (chosen.minimum, chosen.maximum))
-        best = "x".join(map(str, chosen.optimum))
-        parts.append(f"{name} {low}" if low == high else f"{name} {low} to {high}, tuned for {best}")
-    return "; ".join(parts)
-
-
 def _describe(
     built: dict[str, Any],
     document: dict[str, Any],
@@ -213,8 +196,8 @@ def _describe(
         return TensorInfo(entry["name"], entry["dtype"], tuple(entry["shape"]), *dynamic)
 
     engine = Path(request.engine)
-    layer = document.get("jpeg_layer") or {}
-    call = f"python -c {shlex.quote(f'import edgejpeg.export as e; e.export_engine({str(path)!r}, {request.flavour!r})')}"
+    layer = document.get("jpeg_layer") or document.get("front_end") or {}
+    script = f"import edgejpeg.export as e; e.export_engine({str(path)!r}, {request.flavour!r})"
     return EngineInfo(
         flavour=request.flavour,
         tensorrt_version=built["tensorrt_version"],
@@ -231,19 +214,9 @@ def _describe(
         onnx_sha256=file_sha256(path),
         weights_sha256=document.get("weights_sha256"),
         profile_id=layer.get("profile_id"),
-        command=command or call,
+        command=command or f"python -c {shlex.quote(script)}",
         tool_version=__version__,
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         options=options.to_document(),
         facts=built["facts"],
-    )
-
-
-def _not_installed(flavour: str) -> str:
-    if flavour == "tensorrt-rtx":
-        return "TensorRT-RTX is not installed; install it with: pip install 'edgejpeg[rtx]'"
-    return (
-        f"{flavour_of(flavour).name} is not installed; install it with: pip install 'edgejpeg[trt]' (on Jetson: apt "
-        f"install python3-libnvinfer), or build on the machine that has it; batches of 1 to {DEFAULT_BATCH} need "
-        "--minShapes, --optShapes and --maxShapes of its trtexec"
     )

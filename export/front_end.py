@@ -39,8 +39,8 @@ def front_end_model(
 ) -> onnx.ModelProto:
     """The graph of an encoder's front end for frames of one size.
 
-    Inputs: ``image`` (N, 3, H, W) uint8 RGB; ``tables`` (N or 1, 2, 64) float32, the steps of luma and chroma, row-major,
-    unless they are constants.
+    Inputs: ``image`` (N, 3, H, W) uint8 RGB; ``tables`` (N or 1, 2, 64) float32, the steps of luma and chroma,
+    row-major, unless they are constants.
 
     Outputs: ``statistics`` (N, 3, C, 64) float32, row-major: mean, variance and mean absolute value of each frequency
     of each component over the blocks that hold image samples, what

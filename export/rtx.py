@@ -6,6 +6,7 @@ network, whose types are binding, and the builder's own report of what it put in
 
 from __future__ import annotations
 
+import importlib
 import re
 from typing import Any
 
@@ -22,8 +23,7 @@ class TensorRtRtx:
 
     def load(self) -> Any:
         """The module ``tensorrt_rtx``, of a version that is supported."""
-        import tensorrt_rtx as trt
-
+        trt = importlib.import_module("tensorrt_rtx")
         install = "install one with: pip install 'edgejpeg[rtx]'"
         check_version(self.name, str(trt.__version__), LOWEST, BELOW, install)
         return trt
@@ -48,7 +48,9 @@ class TensorRtRtx:
         """The builder's report: the ONNX nodes in the engine, the bytes of weights."""
         facts = report_facts(log.report)
         if request.jpeg_layer == "operators" and facts["engine_has_jpeg_layer"] is False:
-            raise ExportError("the JPEG layer was asked for, and the builder's report names no node of it in the engine")
+            raise ExportError(
+                "the JPEG layer was asked for, and the builder's report names no node of it in the engine"
+            )
         return {"facts": facts, "compute_capability": None, "device": None}
 
 
@@ -63,7 +65,7 @@ def report_facts(report: list[str]) -> dict[str, Any]:
     weights = re.search(r"Total Weights Memory: (\d+)", text)
     names_nodes = "[ONNX Layer: " in text
     return {
-        "read_from": "the parsed network, whose types are binding, and the builder's report; not loaded: no GPU is needed",
+        "read_from": "the parsed network, whose types are binding, and the builder's report; the engine was not loaded",
         "engine_weight_bytes": int(weights[1]) if weights else None,
         "engine_has_jpeg_layer": JPEG_LAYER_NODES in text if names_nodes else None,
     }

@@ -74,7 +74,9 @@ def shape_ranges(
     given = {"--minShapes": minimum, "--optShapes": optimum, "--maxShapes": maximum}
     if shapes is not None:
         if any(text is not None for text in given.values()):
-            raise InvalidInputError("--shapes fixes the shapes; leave it out, or leave out --minShapes, ... --maxShapes")
+            raise InvalidInputError(
+                "--shapes fixes the shapes; leave it out, or leave out --minShapes, ... --maxShapes"
+            )
         return {name: ShapeRange(shape, shape, shape) for name, shape in parse_shapes(shapes).items()}
     if all(text is None for text in given.values()):
         return None

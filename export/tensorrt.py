@@ -7,8 +7,10 @@ and no flag asks for them. TF32 is cleared: with its ten bits of mantissa quanti
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,7 @@ class TensorRt:
 
     def load(self) -> Any:
         """The module ``tensorrt``, of a version that is supported."""
-        import tensorrt as trt
-
+        trt = importlib.import_module("tensorrt")
         check_version(self.name, str(trt.__version__), LOWEST, BELOW, _INSTALL)
         return trt
 
@@ -105,8 +106,7 @@ class TensorRt85(TensorRt):
 
     def load(self) -> Any:
         """The module ``tensorrt``, of version 8.5."""
-        import tensorrt as trt
-
+        trt = importlib.import_module("tensorrt")
         check_version(self.name, str(trt.__version__), (8, 5), (8, 6), "install it with: pip install tensorrt==8.5.3.1")
         return trt
 
@@ -184,7 +184,7 @@ def current_device() -> tuple[str | None, str | None]:
         return None, None
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     name = ctypes.create_string_buffer(256)
-    calls = (
+    calls: tuple[Callable[[], int], ...] = (
         lambda: driver.cuInit(0),
         lambda: driver.cuDeviceGet(ctypes.byref(device), 0),
         lambda: driver.cuDeviceGetName(name, 256, device),
@@ -200,7 +200,9 @@ def _read_timing_cache(config: Any, path: Path) -> None:
     data = path.read_bytes() if path.exists() else b""
     cache = config.create_timing_cache(data)
     if cache is None or not config.set_timing_cache(cache, False):
-        raise ExportError(f"TensorRT cannot use the timing cache {path}: damaged, or of another version or GPU; delete it")
+        raise ExportError(
+            f"TensorRT cannot use the timing cache {path}: damaged, or of another version or GPU; delete it"
+        )
 
 
 def _format_type(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The JSON beside an engine: what it was built by and for, checked before the engine is loaded. Needs no package at all.
+"""The JSON beside an engine: what it was built by and for, checked before the engine is loaded. Needs no package.
 
 An engine is an opaque file that works with one version of TensorRT and on one kind of GPU, and says neither.
 ``MODEL.engine.json`` does, and :func:`check_engine` compares it with the machine before the runtime sees the bytes.
@@ -283,7 +283,8 @@ def _tensor(entry: Any, path: Path) -> TensorInfo:
     texts = isinstance(entry["name"], str) and isinstance(entry["dtype"], str)
     if not texts or shapes[0] is None or not all(s is None or _is_shape(s) for s in shapes):
         raise _damaged(path, f"a tensor is {entry!r}")
-    return TensorInfo(entry["name"], entry["dtype"], *(None if s is None else tuple(s) for s in shapes))
+    shape, *profile = (None if s is None else tuple(s) for s in shapes)
+    return TensorInfo(entry["name"], entry["dtype"], shape or (), *profile)
 
 
 def _is_shape(value: Any) -> bool:

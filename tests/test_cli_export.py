@@ -51,8 +51,10 @@ def test_prints_files_check_and_next_command(tiny, tmp_path, capsys):
 
 
 def test_backbone_alone_can_be_served(tiny, tmp_path, capsys):
-    assert main(["export", "--model", tiny, "--jpeg-layer", "off", "--input", "uint8", "-o", str(tmp_path)]) == 0
+    assert main(["export", "--model", tiny, "--form", "pixels", "-o", str(tmp_path)]) == 0
     assert f"next: edgejpeg serve --model {tmp_path / tiny}.onnx" in capsys.readouterr().out
+    document = json.loads((tmp_path / f"{tiny}.json").read_text())
+    assert document["form"] == "pixels" and document["input"]["dtype"] == "uint8"
     graph = onnx.load(tmp_path / f"{tiny}.onnx")
     assert not graph.functions and all(node.domain == "" for node in graph.graph.node)
 
@@ -87,11 +89,15 @@ def test_shipped_adaptive_profile_says_that_tables_are_an_input(tiny, tmp_path, 
         (["--quality", "0"], "1 to 100", 2),
         (["--opset", "11"], "18 to 23", 2),
         (["--check-images", "2"], "at least 4", 2),
-        (["--jpeg-layer", "off", "--quality", "50"], "--jpeg-layer is off", 2),
-        (["--jpeg-layer", "off", "--subsampling", "444"], "--jpeg-layer is off", 2),
+        (["--form", "pixels", "--quality", "50"], "--quality has no meaning with --form pixels", 2),
+        (["--form", "pixels", "--subsampling", "444"], "--subsampling has no meaning", 2),
         (["-p", "efficientnet_lite0", "--subsampling", "444"], "is for subsampling 420, not 444", 2),
         (["-p", "no_such_profile"], "no shipped profile", 1),
-        (["--format", "tensorrt"], "not there yet", 2),
+        (["--size", "64x64"], "--size has no meaning with --form layer", 2),
+        (["--int8"], "--data DIR", 2),
+        (["--data", "."], "belong to --int8", 2),
+        (["--shapes", "image:1x3x32x32"], "of an engine, and none is built", 2),
+        (["--minShapes", "image:1x3x32x32"], "--optShapes, --maxShapes is missing", 2),
         (["--weights", "missing.pth"], "missing.pth", 1),
     ],
 )
@@ -182,7 +188,7 @@ def test_real_weights_on_real_photographs(tmp_path, shared_data, capsys):
     image_module = pytest.importorskip("PIL.Image")
     from edgejpeg.models import create_model
 
-    assert main(["export", "--model", "efficientnet_lite0", "--jpeg-layer", "off", "--fp16", "-o", str(tmp_path)]) == 0
+    assert main(["export", "--model", "efficientnet_lite0", "--form", "pixels", "--fp16", "-o", str(tmp_path)]) == 0
     model = create_model("efficientnet_lite0")
     session = ort.InferenceSession(str(tmp_path / "efficientnet_lite0-fp16.onnx"), providers=["CPUExecutionProvider"])
     paths = sorted((shared_data / "images" / "kodak").glob("*.png"))[:8]
@@ -190,6 +196,6 @@ def test_real_weights_on_real_photographs(tmp_path, shared_data, capsys):
     rgb = np.stack([np.asarray(crop) for crop in crops]).transpose(0, 3, 1, 2)
     with torch.no_grad():
         expected = model.module(model.normalise(torch.from_numpy(np.ascontiguousarray(rgb)))).numpy()
-    found = session.run(None, {"image": rgb.astype(np.float32) / 255})[0]
+    found = session.run(None, {"image": np.ascontiguousarray(rgb)})[0]
     assert (found.argmax(1) == expected.argmax(1)).sum() >= 7
     assert np.abs(found - expected).max() < 0.1 * expected.std(axis=1).min()

@@ -335,6 +335,6 @@ def _print_summary(args: argparse.Namespace, document: dict[str, Any]) -> None:
     run = args.output
     print(f"wrote {run}/weights.safetensors and {run}/profile.toml ({document['profile_id']})")
     print(
-        f"next: edgejpeg export --model {args.model} --weights {run}/weights.safetensors --jpeg-layer off -o served; "
+        f"next: edgejpeg export --model {args.model} --weights {run}/weights.safetensors --form pixels -o served; "
         f"edgejpeg send SOURCE --to URL -p {run}/profile.toml"
     )

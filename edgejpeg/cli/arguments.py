@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """``--model``, ``--weights``, ``--num-classes``."""
     group = parser.add_argument_group("network")
     group.add_argument(
-        "--model", required=True, help="efficientnet_lite0, a torchvision name such as resnet18, or timm:NAME"
+        "--model", required=required, help="efficientnet_lite0, a torchvision name such as resnet18, or timm:NAME"
     )
     group.add_argument(
         "--weights",

@@ -174,7 +174,7 @@ def _image_input(engine: OnnxRuntimeEngine) -> TensorSpec:
     if "tables" in names:
         raise ModelError(
             f"{engine.path.name} has a second input 'tables' (its JPEG layer was exported for an adaptive profile); "
-            "serve needs a graph of one image: export it with --jpeg-layer off or with a fixed profile"
+            "serve needs a graph of one image: export it with --form pixels or with a fixed profile"
         )
     if len(names) != 1:
         raise ModelError(f"{engine.path.name} has the inputs {', '.join(names)}; serve needs a graph of one image")
