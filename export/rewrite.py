@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import onnx
 import onnx.inliner
-import onnx.version_converter
 
 from edgejpeg.errors import ExportError, InvalidInputError
 from edgejpeg.export.functions import DOMAIN, OP_TYPE
 
 OPSET_OF_8_5 = 17
 """The last one that TensorRT 8.5 parses."""
+
+_REDUCTIONS = {"ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
 
 
 def rewrite_for(model: onnx.ModelProto, flavour: str, *, plugin: bool = False) -> onnx.ModelProto:
@@ -56,19 +57,41 @@ def _without_function(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _lowered(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """The model in an opset below 18, for the operators that opset 18 changed and exports have: reductions.
+
+    onnx's own converter leaves their axes where opset 17 does not look for them.
+    """
     found = {entry.domain: entry.version for entry in model.opset_import}.get("", 0)
     if found <= opset:
         return model
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            constants[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
+        elif node.op_type in _REDUCTIONS:
+            kept = [attribute for attribute in node.attribute if attribute.name != "noop_with_empty_axes"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+            if len(node.input) > 1:
+                axes = constants.get(node.input[1])
+                if axes is None:
+                    raise ExportError(
+                        f"node {node.name!r} ({node.op_type}) has axes that change; opset {opset} has none"
+                    )
+                node.attribute.append(onnx.helper.make_attribute("axes", [int(axis) for axis in axes]))
+                del node.input[1:]
+    for entry in model.opset_import:
+        if entry.domain == "":
+            entry.version = opset
+    model.ir_version = min(model.ir_version, 8)
     try:
-        lowered: onnx.ModelProto = onnx.version_converter.convert_version(model, opset)
+        onnx.checker.check_model(model, full_check=True)
     except Exception as error:
         raise ExportError(
             f"the graph cannot be lowered from opset {found} to {opset}, the last one of TensorRT 8.5: "
             f"{_first_line(error)}"
         ) from error
-    lowered.ir_version = min(lowered.ir_version, 8)
-    onnx.helper.set_model_props(lowered, {entry.key: entry.value for entry in model.metadata_props})
-    return lowered
+    return model
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -15,6 +16,9 @@ ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 from edgejpeg.cli import main  # noqa: E402
+from edgejpeg.export import bundle, export_engine, rewrite_for  # noqa: E402
+from edgejpeg.export.metadata import embed_metadata  # noqa: E402
+from edgejpeg.export.precision import float16_from_float32  # noqa: E402
 from edgejpeg.jpeg.tables import ijg_tables  # noqa: E402
 from edgejpeg.models import list_models, register_model  # noqa: E402
 from edgejpeg.profile import Profile  # noqa: E402
@@ -164,11 +168,18 @@ sys.exit(main(["export", "--model", "resnet18", "-o", sys.argv[1]]))
         ("efficientnet_lite0", ["-p", "efficientnet_lite0", "--fp16"]),
     ],
 )
-def test_real_networks_with_random_weights(model, options, tmp_path, capsys):
+def test_real_networks_with_random_weights(model, options, tmp_path, capsys, monkeypatch):
     if model == "efficientnet_lite0":
         pytest.importorskip("efficientnet_lite_pytorch")
     else:
         pytest.importorskip("torchvision")
+    graphs = {}
+
+    def halved(graph):
+        graphs["fp32"] = onnx.ModelProto.FromString(graph.SerializeToString())
+        return float16_from_float32(graph)
+
+    monkeypatch.setattr(bundle, "float16_from_float32", halved)
     assert main(["export", "--model", model, "--weights", "none", *options, "-o", str(tmp_path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["check"]["passed"] and document["pretrained"] is False
@@ -179,6 +190,26 @@ def test_real_networks_with_random_weights(model, options, tmp_path, capsys):
     if "-p" in options:
         feed["tables"] = np.full((1, 2, 64), 16, np.float32)
     assert session.run(None, feed)[0].shape == (5, 1000)
+    delivered = onnx.load(file)
+    graphs["fp16"] = delivered if "--fp16" in options else float16_from_float32(delivered)
+    _build_engines({"fp32": delivered, **graphs}, document, tmp_path)
+
+
+def _build_engines(graphs, document, folder):
+    """Engines of TensorRT-RTX, in both precisions, with every weight and the JPEG layer inside."""
+    if importlib.util.find_spec("tensorrt_rtx") is None:
+        return
+    weighted = {"Conv", "Gemm", "MatMul"}
+    for precision, kind in (("fp32", "float32"), ("fp16", "float16")):
+        graph = graphs[precision]
+        embed_metadata(graph, {**document, "precision": precision})
+        onnx.save(graph, folder / f"{precision}.onnx")
+        facts = export_engine(folder / f"{precision}.onnx", "tensorrt-rtx").info.facts
+        layers = sum(node.op_type in weighted for node in graph.graph.node)
+        assert facts["layers_with_weights"] == {kind: layers}
+        assert set(facts["jpeg_layer_operators"]) == {"float32"} and facts["engine_has_jpeg_layer"] is True
+        # The bytes of weights in the engine are those of the graph: nothing was widened, nothing was left out.
+        assert facts["engine_weight_bytes"] == pytest.approx(rewrite_for(graph, "tensorrt-rtx").ByteSize(), rel=0.1)
 
 
 @pytest.mark.slow
