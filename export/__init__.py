@@ -49,13 +49,16 @@ _HOME = {
     "rewrite_for": "edgejpeg.export.rewrite",
 }
 
+_WITHOUT_TORCH = {"EngineOptions", "EngineResult", "ShapeRange", "export_engine", "read_metadata", "rewrite_for"}
+"""What a board needs that builds engines from ONNX files of another machine."""
+
 __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    for package in ("torch", "onnx", "onnxscript"):
+    for package in ("onnx",) if name in _WITHOUT_TORCH else ("torch", "onnx", "onnxscript"):
         require(package, extra="export", purpose="edgejpeg.export")
     value = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value

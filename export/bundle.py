@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -17,11 +16,13 @@ from numpy.typing import NDArray
 from edgejpeg._optional import require_onnxruntime
 from edgejpeg.errors import ExportError, InvalidInputError
 from edgejpeg.export.compare import CheckReport, check_export, check_images, ijg_array, module_inputs
+from edgejpeg.export.files import writing
 from edgejpeg.export.int8 import int8_from_float32, split_calibration
 from edgejpeg.export.layer import ExportModule
 from edgejpeg.export.metadata import describe_export, embed_metadata
-from edgejpeg.export.onnx import check_model, check_opset, onnx_from_module
+from edgejpeg.export.onnx import check_opset, onnx_from_module
 from edgejpeg.export.precision import float16_from_float32
+from edgejpeg.export.rewrite import check_model
 from edgejpeg.jpeg.colour import check_subsampling
 from edgejpeg.jpeg.tables import QuantTable, ijg_tables
 
@@ -233,26 +234,3 @@ def _example_inputs(model: LoadedModel, uint8: bool, tables_are_input: bool) -> 
     if tables_are_input:
         inputs["tables"] = torch.from_numpy(np.stack([ijg_array(75)] * 2))
     return inputs
-
-
-@contextlib.contextmanager
-def writing(*targets: Path) -> Iterator[list[Path]]:
-    """Temporary files beside the targets, opened at once so that a folder that cannot be written is known before the
-    work; moved into place at the end unless they were deleted, removed on any error."""
-    temporary = [target.with_name(f".{target.name}.writing") for target in targets]
-    try:
-        targets[0].parent.mkdir(parents=True, exist_ok=True)
-        for file in temporary:
-            file.touch()
-        yield temporary
-        for file, target in zip(temporary, targets, strict=True):
-            if file.exists():
-                file.replace(target)
-    except OSError as error:
-        raise ExportError(
-            f"cannot write into {targets[0].parent}: {error.strerror or error}; give another folder with -o"
-        ) from error
-    finally:
-        for file in temporary:
-            with contextlib.suppress(OSError):
-                file.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgejpeg._version import __version__
 from edgejpeg.design.statistics import image_statistics
 from edgejpeg.errors import ExportError, InvalidInputError
-from edgejpeg.export.bundle import LayerTables, writing
+from edgejpeg.export.bundle import LayerTables
 from edgejpeg.export.compare import (
     FLIPPED_ALLOWANCE,
     FLIPPED_TOLERANCE,
@@ -26,9 +26,11 @@ from edgejpeg.export.compare import (
     run,
     session,
 )
+from edgejpeg.export.files import writing
 from edgejpeg.export.front_end import COMPONENTS, front_end_model
 from edgejpeg.export.metadata import FORMAT, embed_metadata
-from edgejpeg.export.onnx import check_model, check_opset
+from edgejpeg.export.onnx import check_opset
+from edgejpeg.export.rewrite import check_model
 from edgejpeg.jpeg.reference import component_blocks
 from edgejpeg.jpeg.zigzag import to_zigzag
 

@@ -134,7 +134,11 @@ def build(trt: Any, flavour: Flavour, request: BuildRequest) -> dict[str, Any]:
     report = logger(trt, log)
     for module in request.plugin_modules:
         __import__(module, fromlist=["register"]).register(trt)
-    builder = trt.Builder(report)
+    try:
+        builder = trt.Builder(report)
+    except (TypeError, RuntimeError) as error:  # pybind11's word for a null pointer
+        reason = log.last_error() if log.errors else one_line(str(error))
+        raise ExportError(f"{flavour.name} cannot start; is there a GPU, with a driver new enough? {reason}") from error
     network = builder.create_network(flavour.network_flags(trt, request))
     parser = trt.OnnxParser(network, report)
     if not parser.parse(Path(request.onnx).read_bytes()):

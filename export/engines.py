@@ -14,13 +14,12 @@ import onnx
 
 from edgejpeg._version import __version__
 from edgejpeg.errors import ExportError, InvalidInputError
-from edgejpeg.export.bundle import writing
 from edgejpeg.export.engine_build import BuildRequest
 from edgejpeg.export.engine_child import run_child
+from edgejpeg.export.files import writing
 from edgejpeg.export.flavours import MODULES, not_installed
 from edgejpeg.export.metadata import read_metadata
-from edgejpeg.export.onnx import check_model
-from edgejpeg.export.rewrite import rewrite_for
+from edgejpeg.export.rewrite import check_model, rewrite_for
 from edgejpeg.export.shapes import ShapeRange, profile_for
 from edgejpeg.runtime.engine_info import FLAVOURS, EngineInfo, TensorInfo, file_sha256, info_path, write_engine_info
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from edgejpeg.errors import ExportError, InvalidInputError
 from edgejpeg.export.functions import DOMAIN, DOMAIN_VERSION, jpeg_function
+from edgejpeg.export.rewrite import check_model
 
 MIN_OPSET, MAX_OPSET = 18, 23
 
@@ -95,14 +96,6 @@ def attach_jpeg_function(model: onnx.ModelProto, subsampling: str, opset: int) -
     model.functions.append(jpeg_function(subsampling, opset))
     if DOMAIN not in {entry.domain for entry in model.opset_import}:
         model.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
-
-
-def check_model(model: onnx.ModelProto) -> None:
-    """Full check of a model's structure and types, or :class:`ExportError`."""
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        raise ExportError(f"the exported graph is not valid ONNX: {error}") from error
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:

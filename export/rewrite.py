@@ -19,6 +19,14 @@ OPSET_OF_8_5 = 17
 _REDUCTIONS = {"ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
 
 
+def check_model(model: onnx.ModelProto) -> None:
+    """Full check of a model's structure and types, or :class:`ExportError`."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+        raise ExportError(f"the graph is not valid ONNX: {error}") from error
+
+
 def rewrite_for(model: onnx.ModelProto, flavour: str, *, plugin: bool = False) -> onnx.ModelProto:
     """A copy of a model as the builder of a flavour is to have it; the model itself is left as it was.
 

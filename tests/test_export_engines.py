@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -154,6 +155,8 @@ def test_verb_builds_and_says_what(tmp_path, capsys):
     assert "layers with weights: 2 in float16; of the JPEG layer: 5 in float32" in out
     info = check_engine(tmp_path / "tiny_engine_test-jpeg-fp16.rtx")
     assert info.command.startswith("edgejpeg export --model tiny_engine_test --format tensorrt-rtx --fp16")
+    assert main(["info", str(tmp_path / "tiny_engine_test-jpeg-fp16.rtx")]) == 0
+    assert "flavour: tensorrt-rtx" in capsys.readouterr().out
     assert main([*command, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["engines"][0]["flavour"] == "tensorrt-rtx"
@@ -169,6 +172,38 @@ def test_verb_builds_and_says_what(tmp_path, capsys):
         err = capsys.readouterr().err
         assert words in err and err.count("\n") == 1
         assert {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
+
+
+@rtx
+def test_engine_from_a_file_of_another_machine_needs_no_torch(exported, tmp_path):
+    path = exported(tmp_path, "fp16", "444")
+    code = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "onnxscript", "onnxruntime"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocker())
+from edgejpeg.cli import main
+sys.exit(main(["export", "--onnx", sys.argv[1], "--format", "tensorrt-rtx"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "2 in float16; of the JPEG layer: 2 in float32" in done.stdout
+    assert check_engine(path.with_suffix(".rtx")).precision == "fp16"
+
+
+def test_onnx_of_another_machine_refuses_what_it_has_already(tmp_path, capsys):
+    for options, words in (
+        (["--fp16"], "--fp16 has no meaning with --onnx"),
+        (["-o", "out"], "-o has no meaning with --onnx"),
+        (["--form", "pixels"], "--form has no meaning with --onnx"),
+        ([], "none is built"),
+    ):
+        assert main(["export", "--onnx", str(tmp_path / "x.onnx"), "--format", "onnx", *options]) in (1, 2)
+        assert words in capsys.readouterr().err
+    assert main(["export", "--model", "resnet18"]) == 2
+    assert "-o DIR is needed" in capsys.readouterr().err
 
 
 def test_without_the_library_it_says_how_to_get_it(exported, tmp_path, monkeypatch, capsys):
@@ -189,12 +224,14 @@ def test_default_formats_say_why(monkeypatch):
 
     names = ("shapes", "minShapes", "optShapes", "maxShapes", "workspace", "optimization_level", "hardware_compatible")
     args = argparse.Namespace(format=None, version_compatible=False, timing_cache=None, **dict.fromkeys(names))
-    for found, flavours, words in (
-        (lambda _: None, (), "TensorRT is not installed here"),
-        (lambda _: "10.3.0", ("tensorrt",), "because TensorRT 10.3.0 is installed"),
-        (lambda _: check_version("TensorRT", "9.2.0", (10, 3), (12, 0), "install"), (), "9.2.0 is too old"),
+    for found, gpu, flavours, words in (
+        (lambda _: None, "8.7", (), "TensorRT is not installed here"),
+        (lambda _: "10.3.0", "8.7", ("tensorrt",), "because TensorRT 10.3.0 is installed"),
+        (lambda _: "10.3.0", None, (), "there is no GPU that it could build for"),
+        (lambda _: check_version("TensorRT", "9.2.0", (10, 3), (12, 0), "install"), "8.7", (), "9.2.0 is too old"),
     ):
         monkeypatch.setattr("edgejpeg.export.flavours.installed_version", found)
+        monkeypatch.setattr("edgejpeg.export.tensorrt.current_device", lambda gpu=gpu: (gpu, "a GPU"))
         choice = export_engines.choose_engines(args)
         assert choice.flavours == flavours and words in choice.why
 

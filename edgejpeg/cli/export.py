@@ -17,7 +17,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgejpeg.cli.arguments import add_model_arguments, add_on_error_argument, positive_int
 from edgejpeg.cli.export_engines import EngineChoice, add_engine_arguments, build_engines, choose_engines
@@ -41,6 +41,13 @@ _DEFAULT_QUALITY, _DEFAULT_SUBSAMPLING, _CALIBRATION_IMAGES = 75, "420", 200
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
     add_model_arguments(parser, required=False)
+    parser.add_argument(
+        "--onnx",
+        type=Path,
+        metavar="FILE",
+        help="instead of --model: a file that was exported before, perhaps elsewhere; engines are built from it and "
+        "written beside it, without PyTorch",
+    )
     form = parser.add_argument_group("form")
     form.add_argument("--form", choices=FORMS, default="layer", help="see above (default: %(default)s)")
     form.add_argument("--size", type=_size, metavar="HxW", help="of the frames, for coefficients: 1080x1920")
@@ -76,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     graph.add_argument("--opset", type=int, default=18, help="ONNX opset, 18 to 23 (default: %(default)s)")
     add_engine_arguments(parser)
     parser.add_argument("--check-images", type=positive_int, default=7, help="for the check (default: %(default)s)")
-    parser.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="folder for the files")
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder for the files; not with --onnx")
     parser.add_argument("--json", action="store_true", help="print the JSON that is written, and nothing else")
 
 
@@ -84,14 +91,28 @@ def run(args: argparse.Namespace) -> int:
     """Export, check, write, build engines, and say what was written."""
     _check(args)
     choice = choose_engines(args)
-    result = _coefficients(args, choice) if args.form == "coefficients" else _network(args, choice)
-    engines = build_engines(args, choice, result.onnx_path)
+    if args.onnx is not None:
+        path, document = args.onnx, _exported(args, choice)
+    else:
+        result = _coefficients(args, choice) if args.form == "coefficients" else _network(args, choice)
+        path, document = result.onnx_path, result.document
+    engines = build_engines(args, choice, path)
     if args.json:
         described = {"engines": [engine.info.to_document() for engine in engines]} if engines else {}
-        print(json.dumps({**result.document, **described}, indent=2))
+        print(json.dumps({**document, **described}, indent=2))
     else:
         print_engines(engines, choice)
     return 0
+
+
+def _exported(args: argparse.Namespace, choice: EngineChoice) -> dict[str, Any]:
+    """The metadata of ``--onnx``; there is nothing to do without an engine to build."""
+    from edgejpeg.errors import ExportError
+    from edgejpeg.export import read_metadata
+
+    if not choice.flavours:
+        raise ExportError(f"--onnx is there to build engines from, and none is built ({choice.why})")
+    return read_metadata(args.onnx)
 
 
 def _network(args: argparse.Namespace, choice: EngineChoice) -> ExportResult:
@@ -139,6 +160,11 @@ def _check(args: argparse.Namespace) -> None:
     """Refuse options that another option makes meaningless."""
     from edgejpeg.errors import InvalidInputError
 
+    if args.onnx is not None:
+        _check_onnx(args)
+        return
+    if args.output is None:
+        raise InvalidInputError("-o DIR is needed, the folder for the files")
     given = {
         "--model": args.model is not None,
         "--size": args.size is not None,
@@ -164,6 +190,27 @@ def _check(args: argparse.Namespace) -> None:
         raise InvalidInputError("--int8 needs images to take its scales from: --data DIR")
     if not args.int8 and (args.data is not None or args.calibration_images is not None):
         raise InvalidInputError("--data and --calibration-images belong to --int8")
+
+
+def _check_onnx(args: argparse.Namespace) -> None:
+    from edgejpeg.errors import InvalidInputError
+
+    of_an_export = {
+        "--model": args.model,
+        "--form": args.form != "layer",
+        "--size": args.size,
+        "--profile": args.profile,
+        "--quality": args.quality,
+        "--subsampling": args.subsampling,
+        "--fp16": args.fp16,
+        "--int8": args.int8,
+        "--input": args.input,
+        "--data": args.data,
+        "-o": args.output,
+    }
+    for option, given in of_an_export.items():
+        if given not in (None, False):
+            raise InvalidInputError(f"{option} has no meaning with --onnx, whose file has it already; leave it out")
 
 
 def _tables(args: argparse.Namespace) -> LayerTables:

@@ -139,6 +139,7 @@ def build_engines(args: argparse.Namespace, choice: EngineChoice, onnx_path: Pat
 def _formats(args: argparse.Namespace) -> tuple[tuple[str, ...], str]:
     from edgejpeg.errors import ExportError
     from edgejpeg.export.flavours import installed_version, not_installed
+    from edgejpeg.export.tensorrt import current_device
     from edgejpeg.runtime.engine_info import FLAVOURS
 
     if args.format is not None:
@@ -156,4 +157,6 @@ def _formats(args: argparse.Namespace) -> tuple[tuple[str, ...], str]:
         return (), f"onnx alone: {error}"
     if version is None:
         return (), "onnx alone: TensorRT is not installed here (--format tensorrt-rtx builds engines without a GPU)"
+    if current_device()[0] is None:
+        return (), f"onnx alone: TensorRT {version} is installed, and there is no GPU that it could build for"
     return ("tensorrt",), f"onnx, and tensorrt because TensorRT {version} is installed"
