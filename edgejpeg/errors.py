@@ -12,6 +12,7 @@
     ├── DataError              (ValueError)       a data folder, label file or video that cannot be used
     ├── ExportError            (RuntimeError)     a lowering step that failed or did not verify
     ├── NativeLibraryError     (RuntimeError)     libedgejpeg is missing, of another version, or failed
+    ├── DeviceError            (RuntimeError)     no GPU or driver, its memory is full, or a call to it failed
     ├── ServerError            (RuntimeError)     the inference server cannot start or answered with an error
     ├── TransportError         (ConnectionError)  the server cannot be reached
     └── MissingDependencyError (ImportError)      an optional package is not installed, or there twice
@@ -82,6 +83,10 @@ class ExportError(EdgeJpegError, RuntimeError):
 
 class NativeLibraryError(EdgeJpegError, RuntimeError):
     """libedgejpeg is missing, belongs to another version, or reported a failure."""
+
+
+class DeviceError(EdgeJpegError, RuntimeError):
+    """There is no GPU or no driver, its memory is full, or a call to it failed."""
 
 
 class ServerError(EdgeJpegError, RuntimeError):

