@@ -2,7 +2,7 @@
 
     python benchmarks/layer_cost.py -o benchmarks/results/layer_cost.json
 
-The time of the processor (of the one thread that runs) is reported beside the time of the clock: on a machine with other
+The time of the processor (of the one thread that runs) is reported beside the clock: on a machine with other
 work to do the first one says more.
 """
 
@@ -35,8 +35,8 @@ def main() -> None:
     )
     for row in document["rows"]:
         print(
-            f"{row['model']} batch {row['batch']} {row['subsampling']}: {100 * row['cost_cpu']:+.1f} % of the processor's "
-            f"time ({row['without_ms_cpu']:.1f} ms without), {100 * row['cost_clock']:+.1f} % of the clock's; goal at most "
+            f"{row['model']} batch {row['batch']} {row['subsampling']}: {100 * row['cost_cpu']:+.1f} % processor "
+            f"time ({row['without_ms_cpu']:.1f} ms without), {100 * row['cost_clock']:+.1f} % clock; goal at most "
             f"{100 * GOAL:.0f} %"
         )
     if args.output:

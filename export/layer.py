@@ -46,15 +46,12 @@ class JpegFrontEnd(nn.Module):
                 version=DOMAIN_VERSION,
             )
         planes = []
-        for kernels in self._groups:
-            coefficients = F.conv2d(
-                image, torch.from_numpy(kernels.forward), torch.from_numpy(kernels.bias), stride=kernels.stride
-            )
+        for kernels, levels in zip(self._groups, self.levels(image, tables), strict=True):
             steps = tables[:, list(kernels.tables)].reshape(-1, 64 * len(kernels.tables), 1, 1)
             bias = None if kernels.inverse_bias is None else torch.from_numpy(kernels.inverse_bias)
             planes.append(
                 F.conv_transpose2d(
-                    torch.round(coefficients / steps) * steps,
+                    levels * steps,
                     torch.from_numpy(kernels.inverse),
                     bias,
                     stride=8,
@@ -67,6 +64,20 @@ class JpegFrontEnd(nn.Module):
         chroma = F.interpolate(chroma, size=luma.shape[2:], mode="bilinear", align_corners=False)
         rgb = F.conv2d(torch.cat([luma, chroma], dim=1), torch.from_numpy(COLOUR), torch.from_numpy(COLOUR_BIAS))
         return rgb.clamp(0, 1)
+
+    def levels(self, image: Tensor, tables: Tensor) -> list[Tensor]:
+        """The quantized coefficients, (N, 64 or 192 or 128, rows, columns) for each group of components.
+
+        Their order is that of the outputs of :func:`edgejpeg.export.functions.expose_levels`.
+        """
+        found = []
+        for kernels in self._groups:
+            coefficients = F.conv2d(
+                image, torch.from_numpy(kernels.forward), torch.from_numpy(kernels.bias), stride=kernels.stride
+            )
+            steps = tables[:, list(kernels.tables)].reshape(-1, 64 * len(kernels.tables), 1, 1)
+            found.append(torch.round(coefficients / steps))
+        return found
 
 
 class ExportModule(nn.Module):

@@ -145,7 +145,8 @@ def bindings_api() -> Api:
         try:
             code, *made = getattr(driver, name)(*given)
         except (RuntimeError, OSError) as error:  # it loads libcuda at the first call
-            raise DeviceError(f"no CUDA driver on this machine (cuda-python: {error}); look at nvidia-smi") from error
+            why = " ".join(str(error).split())
+            raise DeviceError(f"no CUDA driver on this machine (cuda-python: {why}); look at nvidia-smi") from error
         if int(code):
             raise _failed(name, int(code), inputs)
         return tuple(value if isinstance(value, float) else int(value) for value in made)
@@ -318,8 +319,11 @@ class Driver:
         self.call("cuStreamBeginCapture", stream, 1)
         try:
             work()
-        finally:
+        except BaseException:
             (graph,) = self.call("cuStreamEndCapture", stream)
+            self.call("cuGraphDestroy", graph)
+            raise
+        (graph,) = self.call("cuStreamEndCapture", stream)
         try:
             (executable,) = self.call("cuGraphInstantiate", graph, 0)
         finally:
