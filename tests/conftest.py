@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import importlib.util
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -43,6 +48,55 @@ def native_hooks(tmp_path_factory) -> ModuleType:
         pytest.skip("cmake, which builds the single stages for tests, is not installed")
     hooks.library = hooks.load_hooks(tmp_path_factory.mktemp("hooks"))
     return hooks
+
+
+@pytest.fixture(scope="session")
+def stub_cuda(tmp_path_factory) -> Path:
+    """A libcuda for tests, tests/stub_cuda.c: host memory for the GPU's, a log of calls, failures on demand."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs a C compiler on Linux, which makes the libcuda for tests")
+    target = tmp_path_factory.mktemp("cuda") / "libcuda.so.1"
+    source = ROOT / "tests" / "stub_cuda.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", target, source, "-ldl"], check=True)
+    return target
+
+
+@pytest.fixture
+def stub_cuda_live(stub_cuda) -> Callable[[], dict[str, int]]:
+    """A function: what the stub has handed out since the beginning of the test and not been given back."""
+    kinds = ("memory", "pinned", "streams", "events", "modules", "graphs", "contexts")
+    count = ctypes.CDLL(str(stub_cuda)).stub_cuda_live
+    gc.collect()
+    before = [count(index) for index in range(len(kinds))]
+
+    def left() -> dict[str, int]:
+        gc.collect()
+        now = {name: count(index) - before[index] for index, name in enumerate(kinds)}
+        return {name: number for name, number in now.items() if number}
+
+    return left
+
+
+@pytest.fixture
+def use_stub_cuda(stub_cuda, stub_cuda_live, monkeypatch) -> Callable[[], dict[str, int]]:
+    """The stub is this machine's driver, by ctypes; the value is that of ``stub_cuda_live``."""
+    from edgejpeg.runtime.engines import driver
+
+    plain = driver.ctypes_api
+    monkeypatch.setattr(driver, "ctypes_api", lambda: plain(str(stub_cuda)))
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    monkeypatch.setitem(sys.modules, "cuda", None)
+    return stub_cuda_live
+
+
+@pytest.fixture(scope="session")
+def stub_trt() -> ModuleType:
+    """A TensorRT for tests, tests/stub_tensorrt.py."""
+    spec = importlib.util.spec_from_file_location("stub_tensorrt", ROOT / "tests" / "stub_tensorrt.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

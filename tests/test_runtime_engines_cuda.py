@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import shutil
 import subprocess
@@ -22,41 +21,14 @@ from edgejpeg.runtime.engines.driver import Driver, ctypes_api
 from edgejpeg.runtime.engines.driver_pycuda import PycudaDriver
 
 PTX = b".version 8.5\n.target sm_75\n"
-KINDS = ("memory", "pinned", "streams", "events", "modules", "graphs", "contexts")
-
-
-@pytest.fixture(scope="session")
-def stub_cuda(repository, tmp_path_factory) -> Path:
-    compiler = next(filter(None, (shutil.which(name) for name in ("cc", "gcc"))), None)
-    if compiler is None or sys.platform != "linux":
-        pytest.skip("needs a C compiler on Linux, which makes the libcuda for tests")
-    target = tmp_path_factory.mktemp("cuda") / "libcuda.so.1"
-    source = repository / "tests" / "stub_cuda.c"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", target, source, "-ldl"], check=True)
-    return target
 
 
 @pytest.fixture
-def live(stub_cuda):
-    """What the library has handed out and not been given back, compared with the beginning."""
-    count = ctypes.CDLL(str(stub_cuda)).stub_cuda_live
-    gc.collect()
-    before = [count(index) for index in range(len(KINDS))]
-
-    def left() -> dict[str, int]:
-        gc.collect()
-        now = {name: count(index) - before[index] for index, name in enumerate(KINDS)}
-        return {name: number for name, number in now.items() if number}
-
-    return left
-
-
-@pytest.fixture
-def driver(stub_cuda, live):
+def driver(stub_cuda, stub_cuda_live):
     made = Driver(ctypes_api(str(stub_cuda)))
     yield made
     made.close()
-    assert live() == {}
+    assert stub_cuda_live() == {}
 
 
 def _fill(driver, values):
@@ -137,14 +109,14 @@ def test_any_call_that_fails_names_itself(driver, monkeypatch, call):
          "cuEventCreate": driver.new_event}[call]()  # fmt: skip
 
 
-def test_arrays_free_their_memory_when_they_go(driver, live):
+def test_arrays_free_their_memory_when_they_go(driver, stub_cuda_live):
     arrays = [DeviceArray(driver, (3, 5), np.float16), PinnedArray(driver, (7,), np.int64)]
-    assert (live()["memory"], live()["pinned"]) == (1, 1)
+    assert (stub_cuda_live()["memory"], stub_cuda_live()["pinned"]) == (1, 1)
     arrays[0].close()
     arrays[0].close()
-    assert "memory" not in live()
+    assert "memory" not in stub_cuda_live()
     arrays.clear()
-    assert "pinned" not in live()
+    assert "pinned" not in stub_cuda_live()
 
 
 def test_arrays_after_the_gpu_was_closed_do_no_harm(stub_cuda):
@@ -177,7 +149,7 @@ def test_a_driver_without_a_function_is_too_old(tmp_path, stub_cuda):
         Driver(ctypes_api(str(tmp_path / "old.so")))
 
 
-def test_a_capture_that_fails_ends_and_destroys_the_graph(driver, live, monkeypatch):
+def test_a_capture_that_fails_ends_and_destroys_the_graph(driver, stub_cuda_live, monkeypatch):
     stream = driver.new_stream()
     with pytest.raises(ZeroDivisionError):
         driver.capture(stream, lambda: 1 / 0)
@@ -188,7 +160,7 @@ def test_a_capture_that_fails_ends_and_destroys_the_graph(driver, live, monkeypa
     with pytest.raises(DeviceError, match="--noCudaGraph"):
         driver.capture(stream, lambda: None)
     driver.destroy_stream(stream)
-    assert set(live()) <= {"contexts"}
+    assert set(stub_cuda_live()) <= {"contexts"}
 
 
 def test_arrays_of_other_libraries_are_not_copied(driver):
@@ -402,7 +374,7 @@ class FakePycuda(types.ModuleType):
         self.api("cuMemcpyDtoHAsync", target.ctypes.data, source, target.nbytes, stream.handle if stream else 0)
 
 
-def test_pycuda_does_what_the_driver_does(stub_cuda, live, monkeypatch):
+def test_pycuda_does_what_the_driver_does(stub_cuda, stub_cuda_live, monkeypatch):
     fake = FakePycuda(stub_cuda)
     monkeypatch.setitem(sys.modules, "pycuda", types.ModuleType("pycuda"))
     monkeypatch.setitem(sys.modules, "pycuda.driver", fake)
@@ -424,4 +396,4 @@ def test_pycuda_does_what_the_driver_does(stub_cuda, live, monkeypatch):
     array.close()
     opened.close()
     del module
-    assert fake.stack == [] and live() == {}
+    assert fake.stack == [] and stub_cuda_live() == {}

@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         raise InvalidInputError(
             f"one thing is timed at a time: --encoder and {named[0]} are two"
             if named
-            else "nothing to time was named; give MODEL.onnx, an engine, --model NAME or --encoder"
+            else "nothing to time was named; give MODEL.onnx, an engine or --model NAME, or add --encoder"
         )
     only_json = str(args.json) == "-"
     if args.encoder:

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,9 @@ class TensorRtEngine:
             if self._engine is None:
                 raise self._failure("cannot load the engine")
             self.inputs, self.outputs = self._tensors()
+            self._clock_event = self._driver.new_event()
         except BaseException:
+            self._engine = self._runtime = None
             self._driver.close()
             raise
         self._lock = threading.Lock()
@@ -88,7 +91,7 @@ class TensorRtEngine:
         self._query: TensorRtQuery | None = None
         self._made: list[TensorRtQuery] = []
         self._lanes: list[Lane] = []
-        self._clock_event, self._zero = 0, time.perf_counter()
+        self.start_clock()
 
     def _tensors(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         inputs, outputs = [], []
@@ -209,8 +212,6 @@ class TensorRtEngine:
     def start_clock(self) -> None:
         """The zero of every trace from now on."""
         self._activate()
-        if not self._clock_event:
-            self._clock_event = self._driver.new_event()
         self._driver.record(self._clock_event, 0)
         self._driver.wait_event(self._clock_event)
         self._zero = time.perf_counter()
@@ -295,10 +296,14 @@ class TensorRtEngine:
         for lane in [*self._lanes, *([self._lane] if self._lane else [])]:
             lane.close()
         self._made, self._query, self._lanes, self._lane = [], None, [], None
-        if self._clock_event:
-            self._driver.destroy_event(self._clock_event)
+        self._driver.destroy_event(self._clock_event)
         self._engine = self._runtime = None
         self._driver.close()
+
+    def __del__(self) -> None:
+        # An engine that could not be opened lacks what close() looks at, and at the interpreter's end all may be gone.
+        with suppress(Exception):
+            self.close()
 
     def __enter__(self) -> TensorRtEngine:
         return self
