@@ -317,7 +317,7 @@ def test_a_session_that_fell_back_is_an_error(onnx_file, monkeypatch):
         return plain(path, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", falls_back)
-    with pytest.raises(ModelError, match="was to run on CUDA.*, but onnxruntime chose CPUExecutionProvider"):
+    with pytest.raises(ModelError, match=r"was to run on CUDA.*, but onnxruntime chose CPUExecutionProvider"):
         open_engine(onnx_file, providers=["cuda"], device=1)
 
 

@@ -76,7 +76,7 @@ class PinnedArray:
         self.nbytes = math.prod(shape) * kind.itemsize
         self.pointer = driver.allocate_pinned(self.nbytes)
         cells = (ctypes.c_uint8 * max(self.nbytes, 1)).from_address(self.pointer)
-        self.array: npt.NDArray[Any] = np.frombuffer(cells, np.uint8)[: self.nbytes].view(kind).reshape(shape)
+        self.array: npt.NDArray[Any] = np.ctypeslib.as_array(cells)[: self.nbytes].view(kind).reshape(shape)
         self._free = weakref.finalize(self, _quietly, driver, driver.free_pinned, self.pointer)
 
     def close(self) -> None:
@@ -192,14 +192,10 @@ class CudaModule:
 
     def __init__(self, driver: Driver, source: str | Path | bytes) -> None:
         self._driver, self.name = driver, "the module" if isinstance(source, bytes) else Path(source).name
-        if not isinstance(source, bytes):
-            try:
-                source = Path(source).read_bytes()
-            except OSError as error:
-                raise InvalidInputError(f"cannot read the CUDA module {source}: {error.strerror or error}") from error
+        image = source if isinstance(source, bytes) else _read(Path(source))
         driver.activate()
         try:
-            self._module = driver.load_module(source)
+            self._module = driver.load_module(image)
         except DeviceError as error:
             raise DeviceError(
                 f"{self.name} on a GPU of compute capability {driver.compute_capability}: {error}"
@@ -220,6 +216,13 @@ class CudaModule:
     def close(self) -> None:
         """Unload it; its kernels must not be launched any more. Closing twice does nothing."""
         self._unload()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInputError(f"cannot read the CUDA module {path}: {error.strerror or error}") from error
 
 
 class Kernel:

@@ -94,7 +94,8 @@ class TensorRtEngine:
         self.start_clock()
 
     def _tensors(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-        inputs, outputs = [], []
+        inputs: list[TensorSpec] = []
+        outputs: list[TensorSpec] = []
         for index in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(index)
             kind = _NUMPY_TYPES.get(self._engine.get_tensor_dtype(name).name)

@@ -72,6 +72,7 @@ class TensorRtQuery:
                         f"{engine.path.name}: the shape of output {spec.name!r} depends on the input's values, which "
                         "is not supported"
                     )
+                assert spec.dtype is not None  # the engine has refused other types
                 self._pinned[spec.name] = PinnedArray(self._driver, shape, spec.dtype)
                 self._device[spec.name] = DeviceArray(self._driver, shape, spec.dtype)
             self._events = [self._driver.new_event(spin=spin) for _ in range(4)]
@@ -98,6 +99,7 @@ class TensorRtQuery:
             if on_device:
                 self._views[spec.name] = source
             else:
+                assert spec.dtype is not None  # the engine has refused other types
                 self._pinned[spec.name].array[...] = source
         self._lane.holder = None
         if not self._transfers:
@@ -194,5 +196,7 @@ class TensorRtQuery:
             self._driver.destroy_graph(self._graph)
         for event in self._events:
             self._driver.destroy_event(event)
-        for array in (*self._pinned.values(), *self._device.values()):
-            array.close()
+        for pinned in self._pinned.values():
+            pinned.close()
+        for device in self._device.values():
+            device.close()
