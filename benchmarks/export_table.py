@@ -102,61 +102,72 @@ def measure(name: str, shared: Path | None = None, images: int = 0) -> Row:
 
 def on_real_images(model: LoadedModel, full: Path, half: Path, files: list[Path]) -> dict[str, Any]:
     """Both ONNX files against PyTorch on centre crops, on the same decoded pixels; the layer against float64."""
-    import onnx
     import torch
 
-    from edgejpeg.export.compare import run, session
-    from edgejpeg.export.functions import expose_levels
     from edgejpeg.export.layer import ExportModule
-    from edgejpeg.export.reference import quantizer_ratios
-    from edgejpeg.jpeg.tables import ijg_tables
     from edgejpeg.learn.data import read_image
 
-    tables = np.stack([table.array.reshape(64) for table in ijg_tables(QUALITY)]).astype(np.float32)
     module = ExportModule(
-        model.module,
-        size=model.input_size,
-        mean=model.mean,
-        std=model.std,
-        subsampling=SUBSAMPLING,
-        tables=tables[None],
+        model.module, size=model.input_size, mean=model.mean, std=model.std, subsampling=SUBSAMPLING, tables=_tables()
     ).eval()
-    probe, delivered = session(expose_levels(onnx.load(full))[0]), session(onnx.load(half))
-    coefficients = flipped = wrong = agree32 = agree16 = 0
-    worst32 = worst16 = 0.0
+    probe, delivered = _probe(full), _session(half.read_bytes())
+    count: dict[str, Any] = dict.fromkeys(("coefficients", "flipped", "wrong", "fp32_agreement", "fp16_agreement"), 0)
+    worst = {"fp32_difference": 0.0, "fp16_difference": 0.0}
     for start in range(0, len(files), BATCH):
         batch = np.stack([read_image(f, size=model.input_size) for f in files[start : start + BATCH]])
         feed = {"image": batch.astype(np.float32) / 255}
-        logits, decoded, *levels = run(probe, feed)
-        (halved,) = run(delivered, feed)
+        logits, decoded, *levels = probe.run(None, feed)
+        (halved,) = delivered.run(None, feed)
         with torch.no_grad():
             expected = module.classify(torch.from_numpy(decoded)).numpy()
-        spread = expected.std(axis=1)
-        worst32 = max(worst32, float((np.abs(logits - expected).max(axis=1) / spread).max()))
-        worst16 = max(worst16, float((np.abs(halved - expected).max(axis=1) / spread).max()))
-        agree32 += int((logits.argmax(1) == expected.argmax(1)).sum())
-        agree16 += int((halved.argmax(1) == expected.argmax(1)).sum())
+        for precision, found in (("fp32", logits), ("fp16", halved)):
+            error = float((np.abs(found - expected).max(axis=1) / expected.std(axis=1)).max())
+            worst[f"{precision}_difference"] = max(worst[f"{precision}_difference"], error)
+            count[f"{precision}_agreement"] += int((found.argmax(1) == expected.argmax(1)).sum())
         for index in range(len(batch)):
-            ratios = quantizer_ratios(feed["image"][index], tables, SUBSAMPLING)
-            found = [
-                block
-                for group in levels
-                for block in group[index].reshape(-1, 8, 8, *group.shape[2:]).transpose(0, 3, 4, 1, 2)
-            ]
-            for level, ratio in zip(found, ratios, strict=True):
-                coefficients += level.size
-                flipped += int((level != np.rint(ratio)).sum())
-                wrong += int((np.abs(level - ratio) > 0.501).sum())
-    return {
-        "images": len(files),
-        "coefficients": coefficients,
-        "flipped": flipped / coefficients,
-        "wrong": wrong,
-        "fp32_difference": worst32,
-        "fp32_agreement": agree32 / len(files),
-        "fp16_difference": worst16,
-        "fp16_agreement": agree16 / len(files),
-    }
+            _count_flips(count, feed["image"][index], [group[index] for group in levels])
+    for name in ("fp32_agreement", "fp16_agreement"):
+        count[name] /= len(files)
+    count["flipped"] /= count["coefficients"]
+    return {"images": len(files), **count, **worst}
+
+
+def _count_flips(count: dict[str, Any], image: np.ndarray, levels: list[np.ndarray]) -> None:
+    """Levels that are not the float64 reference's, and those of them that are off any tie."""
+    from edgejpeg.export.reference import quantizer_ratios
+
+    found = [
+        component
+        for group in levels
+        for component in group.reshape(-1, 8, 8, *group.shape[1:]).transpose(0, 3, 4, 1, 2)
+    ]
+    for level, ratio in zip(found, quantizer_ratios(image, _tables()[0], SUBSAMPLING), strict=True):
+        count["coefficients"] += level.size
+        count["flipped"] += int((level != np.rint(ratio)).sum())
+        count["wrong"] += int((np.abs(level - ratio) > 0.501).sum())
+
+
+def _tables() -> np.ndarray:
+    from edgejpeg.jpeg.tables import ijg_tables
+
+    return np.stack([table.array.reshape(64) for table in ijg_tables(QUALITY)]).astype(np.float32)[None]
+
+
+def _probe(path: Path) -> Any:
+    import onnx
+
+    from edgejpeg.export.functions import expose_levels
+
+    return _session(expose_levels(onnx.load(path))[0].SerializeToString())
+
+
+def _session(model: bytes) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # a second thread spins where the machine is not idle
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def table(rows: list[Row]) -> str:
@@ -209,15 +220,20 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=800, help="of --shared (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "export_table.json")
     args = parser.parse_args()
-    import onnx
-    import onnxruntime
-    import torch
-
     rows = []
     for name in args.networks or default_networks():
         rows.append(measure(name, args.shared, args.images))
         print(f"{name}: {rows[-1].error or 'done'}", file=sys.stderr)
+        _write(args.output, rows)
     print(table(rows))
+    return int(any(row.error for row in rows))
+
+
+def _write(output: Path, rows: list[Row]) -> None:
+    import onnx
+    import onnxruntime
+    import torch
+
     document = {
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
@@ -226,8 +242,7 @@ def main() -> int:
         "layer": f"IJG quality {QUALITY}, {SUBSAMPLING}",
         "rows": [vars(row) for row in rows],
     }
-    args.output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    return int(any(row.error for row in rows))
+    output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
