@@ -234,13 +234,18 @@ def _write(output: Path, rows: list[Row]) -> None:
     import onnxruntime
     import torch
 
+    kept = []
+    if output.is_file():  # rows of networks that this run does not measure stay
+        measured = {row.network for row in rows}
+        before = json.loads(output.read_text(encoding="utf-8"))["rows"]
+        kept = [row for row in before if row["network"] not in measured]
     document = {
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "onnx": onnx.__version__,
         "onnxruntime": onnxruntime.__version__,
         "layer": f"IJG quality {QUALITY}, {SUBSAMPLING}",
-        "rows": [vars(row) for row in rows],
+        "rows": [*kept, *(vars(row) for row in rows)],
     }
     output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
