@@ -4,7 +4,8 @@
 
 One row a network: its ONNX file, its FP16 file and its engines of TensorRT-RTX, with the differences to PyTorch.
 With --shared, networks that have weights there are also run on its validation images in ONNX Runtime. Prints Markdown,
-writes JSON. A network that cannot be exported is a row with its error, and exit code 1.
+writes JSON. A network that cannot be exported is a row with its error, and exit code 1; one that half precision cannot
+hold has its reason in the FP16 column.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Row:
     onnx_seconds: float | None = None
     onnx_difference: float | None = None
     flipped: float | None = None
+    fp16_error: str | None = None
     fp16_bytes: int | None = None
     fp16_difference: float | None = None
     rtx: dict[str, Any] = field(default_factory=dict)
@@ -66,7 +68,7 @@ def default_networks() -> list[str]:
 
 def measure(name: str, shared: Path | None = None, images: int = 0) -> Row:
     """Export a network in both precisions, build both engines, and run it on real images where it has weights."""
-    from edgejpeg.errors import EdgeJpegError
+    from edgejpeg.errors import EdgeJpegError, ExportError
     from edgejpeg.export import export_engine, export_onnx, layer_from_quality
 
     row = Row(name)
@@ -78,12 +80,16 @@ def measure(name: str, shared: Path | None = None, images: int = 0) -> Row:
             start = time.perf_counter()
             full = export_onnx(model, folder, layer=layer)
             row.onnx_seconds = time.perf_counter() - start
-            half = export_onnx(model, folder, layer=layer, precision="fp16")
-            row.onnx_bytes, row.fp16_bytes = (r.onnx_path.stat().st_size for r in (full, half))
-            row.onnx_difference, row.fp16_difference = full.report.logit_error, half.report.logit_error
+            results = {"fp32": full}
+            row.onnx_bytes, row.onnx_difference = full.onnx_path.stat().st_size, full.report.logit_error
+            try:
+                half = results["fp16"] = export_onnx(model, folder, layer=layer, precision="fp16")
+                row.fp16_bytes, row.fp16_difference = half.onnx_path.stat().st_size, half.report.logit_error
+            except ExportError as error:  # deep networks with random weights overflow half precision
+                row.fp16_error = str(error)
             row.flipped = full.report.flipped / max(full.report.coefficients, 1)
             if importlib.util.find_spec("tensorrt_rtx") is not None:
-                for precision, result in (("fp32", full), ("fp16", half)):
+                for precision, result in results.items():
                     engine = export_engine(result.onnx_path, "tensorrt-rtx")
                     row.rtx[precision] = {
                         "seconds": engine.seconds,
@@ -92,7 +98,13 @@ def measure(name: str, shared: Path | None = None, images: int = 0) -> Row:
                         "layers_with_weights": engine.info.facts["layers_with_weights"],
                         "jpeg_layer_operators": engine.info.facts["jpeg_layer_operators"],
                     }
-            if shared is not None and images and model.pretrained and model.input_size == (224, 224):
+            if (
+                shared is not None
+                and images
+                and row.fp16_error is None
+                and model.pretrained
+                and model.input_size == (224, 224)
+            ):
                 files = sorted((shared / "images" / "imagenet-val800").glob("*.JPEG"))[:images]
                 row.real_images = on_real_images(model, full.onnx_path, half.onnx_path, files)
     except EdgeJpegError as error:
@@ -182,9 +194,12 @@ def table(rows: list[Row]) -> str:
             continue
         engines = [row.rtx.get(precision) for precision in ("fp32", "fp16")]
         built = [f"{e['bytes'] / 1e6:.1f} MB, {e['seconds']:.1f} s" if e else "not built" for e in engines]
+        half = f"{(row.fp16_bytes or 0) / 1e6:.1f} MB | {row.fp16_difference or 0:.0e}"
+        if row.fp16_error is not None:
+            half = f"refused: {row.fp16_error.rpartition('nothing was written: ')[2]} | "
         lines.append(
             f"| {row.network} | {row.onnx_bytes / 1e6:.1f} MB, {row.onnx_seconds:.0f} s | {row.onnx_difference:.0e} "
-            f"| {row.fp16_bytes / 1e6:.1f} MB | {row.fp16_difference:.0e} | {built[0]} | {built[1]} |"
+            f"| {half} | {built[0]} | {built[1]} |"
         )
     real = [row for row in rows if row.real_images]
     if real:
