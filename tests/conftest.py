@@ -80,6 +80,22 @@ def photo() -> Callable[[int, int], np.ndarray]:
     return crop
 
 
+@pytest.fixture
+def register_tiny(monkeypatch) -> Callable[[int], None]:
+    """A function size -> None that registers a small network, "tiny", of three classes if not told otherwise."""
+    torch = pytest.importorskip("torch")
+    from edgejpeg.models import register_model, registry
+
+    def tiny(num_classes: int):
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(3, 6, 3, 2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(),
+            torch.nn.Linear(24, num_classes),
+        )  # fmt: skip
+
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    return lambda size: register_model("tiny", tiny, input_size=(size, size), num_classes=3)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say which interpreters the light part was tested on."""
     tested = [
