@@ -15,12 +15,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgejpeg.cli.arguments import add_data_arguments, positive_int
+from edgejpeg.cli.arguments import add_on_error_argument, positive_int
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import torch
+
     from edgejpeg.evaluate.rungs import RungFigures
-    from edgejpeg.learn.data import Batches, ImageData
     from edgejpeg.learn.harden import Hardened
+    from edgejpeg.learn.training_batches import EvaluationBatches
+    from edgejpeg.learn.training_data import LabelledImages
     from edgejpeg.learn.training_run import TrainedRun
     from edgejpeg.profile import Profile
 
@@ -30,7 +35,14 @@ HELP = "a trained JPEG layer to a profile: the four rungs from Q_d to a real fil
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="what edgejpeg train wrote")
-    add_data_arguments(parser)
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data",
+        required=True,
+        metavar="DIR",
+        help="labelled images, as for edgejpeg train: class folders or labels.csv, a .zip, shards, NAME:ROOT",
+    )
+    add_on_error_argument(data)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the profile to write (.toml)")
     parser.add_argument(
         "-p", "--profile", help="for a run without a layer: a fixed profile whose files it is measured on"
@@ -77,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 def harden_run(
     folder: Path,
-    data: Path,
+    data: str | Path,
     output: Path | None = None,
     *,
     profile: str | None = None,
@@ -90,17 +102,18 @@ def harden_run(
     """Measure the rungs of a run and write its profile; returns the figures and the lines to print."""
     from edgejpeg.cli.adapt import codec
     from edgejpeg.evaluate.rungs import rung_figures
-    from edgejpeg.learn.data import open_data
     from edgejpeg.learn.distributed import World, device_for
     from edgejpeg.learn.harden import harden
+    from edgejpeg.learn.training_data import open_images
     from edgejpeg.learn.training_run import load_run
 
     encode, decode = codec()
-    trained = load_run(folder, device_for(World(), device))
+    place = device_for(World(), device)
+    trained = load_run(folder, place)
     tables = _tables(trained, profile, effort, output)
-    opened = open_data(data)
+    opened = open_images(data, test=True)
     _check_classes(opened, trained)
-    batches = _batches(opened, trained, max_images, batch_size, on_error)
+    batches = _batches(opened, trained, place, max_images, batch_size, on_error)
     model = trained.model
     result = harden(
         model.module,
@@ -112,7 +125,7 @@ def harden_run(
         encode=encode,
         decode=decode,
     )
-    for _, reason in batches.skipped:
+    for reason in batches.skipped:
         print(f"edgejpeg harden: skipped: {reason}", file=sys.stderr)
     rows = rung_figures(result)
     document = _document(trained, opened, result, rows, len(batches.skipped))
@@ -147,50 +160,68 @@ def _tables(trained: TrainedRun, given: str | None, effort: int | None, output: 
     return profile if effort is None else replace(profile, effort=effort)
 
 
-def _check_classes(data: ImageData, trained: TrainedRun) -> None:
+def _check_classes(images: LabelledImages, trained: TrainedRun) -> None:
     from edgejpeg.errors import DataError
 
-    if data.labels is None:
-        raise DataError(f"{data.root} has no labels; give images by class folder, or with a labels.csv (file,class)")
     expected = trained.report["class_names"]
-    if expected and data.class_names and list(data.class_names) != list(expected):
+    if expected and images.class_names and list(images.class_names) != list(expected):
         raise DataError(
-            f"the classes of {data.root} are {_few(data.class_names)}; the run {str(trained.path)!r} was trained on "
-            f"{_few(expected)}: give images of the same classes"
+            f"the classes of {images.name} are {_few(images.class_names)}; the run {str(trained.path)!r} was trained "
+            f"on {_few(expected)}: give images of the same classes"
         )
-    data.check_labels(trained.model.num_classes)
+    if images.num_classes > trained.model.num_classes:
+        raise DataError(
+            f"{images.name} has {images.num_classes} classes, and the network of {str(trained.path)!r} "
+            f"{trained.model.num_classes}: give images of the same classes"
+        )
 
 
-def _few(names: Any) -> str:
+def _few(names: Sequence[str]) -> str:
     listed = ", ".join(map(str, names[:3]))
     return f"{listed}, ... ({len(names)})" if len(names) > 3 else listed
 
 
-def _batches(data: ImageData, trained: TrainedRun, count: int | None, batch_size: int, on_error: str) -> Batches:
+def _batches(
+    images: LabelledImages,
+    trained: TrainedRun,
+    place: torch.device,
+    count: int | None,
+    batch_size: int,
+    on_error: str,
+) -> EvaluationBatches:
+    """The centre crops that the training was evaluated on."""
     from dataclasses import replace
 
     import numpy as np
 
-    model = trained.model
-    batches = data.batches(
-        batch_size, size=model.input_size, resize=model.resize, interpolation=model.interpolation, on_error=on_error
+    from edgejpeg.learn.augment import Augmentation
+    from edgejpeg.learn.distributed import World
+    from edgejpeg.learn.training_batches import EvaluationBatches
+
+    model, run = trained.model, trained.recipe.run
+    some = np.linspace(0, len(images) - 1, min(count or len(images), len(images))).round().astype(np.int64)
+    return EvaluationBatches(
+        images=images,
+        indices=some,
+        augmentation=Augmentation(trained.recipe.data, model.input_size, model.resize, model.interpolation, run.seed),
+        run=replace(run, batch_size=batch_size, workers=0, cache="off"),
+        world=World(),
+        device=place,
+        on_error=on_error,
     )
-    if count is None or count >= len(data):
-        return batches
-    return replace(batches, order=np.linspace(0, len(data) - 1, count).round().astype(np.intp))
 
 
-def _progress(batches: Batches) -> Any:
+def _progress(batches: EvaluationBatches) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     from tqdm import tqdm
 
-    with tqdm(total=len(batches.order), unit="image", desc="harden", disable=None) as bar:
-        for batch in batches:
-            yield batch.images, batch.labels
-            bar.update(len(batch.images))
+    with tqdm(total=len(batches.indices), unit="image", desc="harden", disable=None) as bar:
+        for images, labels in batches:
+            yield images, labels
+            bar.update(len(images))
 
 
 def _document(
-    trained: TrainedRun, data: ImageData, result: Hardened, rows: list[RungFigures], skipped: int
+    trained: TrainedRun, data: LabelledImages, result: Hardened, rows: list[RungFigures], skipped: int
 ) -> dict[str, Any]:
     report = trained.report
     rate = rows[-1].bpp
@@ -207,7 +238,7 @@ def _document(
         "recipe": report["recipe"].get("description", ""),
         "seed": report.get("seed"),
         "epochs": report.get("epochs"),
-        "data": data.root.resolve().name,
+        "data": data.name,
         "images": len(result.labels),
         "skipped": skipped,
         "input_size": list(trained.model.input_size),

@@ -114,11 +114,13 @@ def rung_table(rows: Iterable[RungFigures], pixels: int) -> list[str]:
 
 
 def step_notes(name: str, steps: Steps, q_min: float, q_max: float) -> list[str]:
-    """What is worth saying about a table: steps at a bound, steps that no file holds, coefficients beyond the alphabet."""
+    """What is worth saying of a table: steps at a bound, steps that no file holds, coefficients beyond the alphabet."""
     notes = []
     for at, bound, word in ((steps.at_low, q_min, "lowest"), (steps.at_high, q_max, "highest")):
         if at:
-            notes.append(f"{name}: {len(at)} of 64 steps are at the {word} bound of the training, {bound:g}: {_places(at)}")
+            notes.append(
+                f"{name}: {len(at)} of 64 steps are at the {word} bound of the training, {bound:g}: {_places(at)}"
+            )
     if steps.below_one:
         least = float(steps.values.min())
         notes.append(

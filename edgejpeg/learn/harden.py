@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -113,7 +112,7 @@ class Hardened:
 def harden(
     model: nn.Module,
     layer: JpegLayer | None,
-    batches: Iterable[tuple[Pixels, Any]],
+    batches: Iterable[tuple[Tensor, Tensor]],
     *,
     mean: Sequence[float],
     std: Sequence[float],
@@ -127,7 +126,7 @@ def harden(
         model: normalised RGB to (N, classes) logits, with its trained weights.
         layer: as training ended with it, of one round, on the model's device; None for a network that was trained
             without: rungs 1 (no layer), 3 and 4 are measured then, with the profile's tables.
-        batches: images (N, 3, H, W) uint8 RGB and their classes (N,).
+        batches: images (N, 3, H, W) uint8 RGB and their classes (N,), on any device.
         mean, std: of R, G, B in 0..255: the network sees (rgb - mean) / std.
         profile: fixed, without thresholds; with a layer :meth:`~edgejpeg.learn.layer.JpegLayer.profile` of it.
         encode, decode: of the device and the server.
@@ -142,7 +141,9 @@ def harden(
             f"the rungs are those of two fixed tables with plain rounding; the profile {profile.name!r} is "
             f"{profile.kind}, {profile.subsampling}{', with thresholds' if profile.dead_zone else ''}"
         )
-    if layer is not None and ((profile.luma, profile.chroma) != layer.tables() or profile.subsampling != layer.subsampling):
+    if layer is not None and (
+        (profile.luma, profile.chroma) != layer.tables() or profile.subsampling != layer.subsampling
+    ):
         raise InvalidInputError(f"the profile {profile.name!r} has not the layer's tables; take layer.profile()")
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     ladder = _Ladder(model, layer, profile, device, mean, std)
@@ -169,9 +170,9 @@ class _Ladder:
         self.std = torch.tensor(std, dtype=torch.float32, device=device)[:, None, None]
         tables = (profile.luma, profile.chroma)
         upsampling = "fancy" if layer is None else layer.upsampling
-        self.integer = JpegLayer(
-            *tables, profile.subsampling, "hard", learn_tables=False, upsampling=upsampling
-        ).to(device)
+        self.integer = JpegLayer(*tables, profile.subsampling, "hard", learn_tables=False, upsampling=upsampling).to(
+            device
+        )
         self.hardened = JpegLayer(*tables, profile.subsampling, learn_tables=False).hardened().to(device)
         self.forms: list[tuple[int, str, nn.Module | None]] = list(_forms(layer))
         self.forms.append((3, INTEGER, self.integer))
@@ -183,20 +184,21 @@ class _Ladder:
         self.counted = np.zeros((2, 2))
         self.identical = self.largest = 0
 
-    def climb(self, images: Pixels, labels: Any, encode: Encode, decode: Decode) -> None:
-        rgb = torch.from_numpy(images).to(self.device, torch.float32)
+    def climb(self, images: Tensor, labels: Tensor, encode: Encode, decode: Decode) -> None:
+        rgb = images.to(self.device, torch.float32)
+        size = (images.shape[2], images.shape[3])
         for (_, name, form), found in zip(self.forms, self.logits, strict=False):
             found.append(self._answer(rgb if form is None else form(rgb), name))
         self.estimated.append(bits_per_pixel(self.integer, rgb, effort=min(self.profile.effort, 1))[0].double().cpu())
-        files = [encode(np.ascontiguousarray(image.transpose(1, 2, 0)), self.profile) for image in images]
-        self.real += [8 * len(data) / (images.shape[2] * images.shape[3]) for data in files]
-        decoded = np.stack([_of_size(decode(data), images.shape[2:]) for data in files]).transpose(0, 3, 1, 2)
-        pixels = torch.from_numpy(np.ascontiguousarray(decoded)).to(self.device, torch.float32)
+        files = [encode(image, self.profile) for image in images.permute(0, 2, 3, 1).contiguous().cpu().numpy()]
+        self.real += [8 * len(data) / (size[0] * size[1]) for data in files]
+        decoded = torch.from_numpy(np.stack([_of_size(decode(data), size) for data in files]))
+        pixels = decoded.permute(0, 3, 1, 2).to(self.device, torch.float32)
         self.logits[-1].append(self._answer(pixels, FILE))
         off = (self.hardened(rgb) - pixels).abs().amax((1, 2, 3))
         self.identical += int((off == 0).sum())
         self.largest = max(self.largest, int(off.max()))
-        self.labels.append(np.asarray(labels, np.int64))
+        self.labels.append(labels.cpu().numpy())
         if self.trained is not None and self.trained.clip:
             self._count_clipped(rgb, self.trained)
 
@@ -281,7 +283,7 @@ def _steps(layer: JpegLayer, index: int, clipped: NDArray[np.float64]) -> Steps:
     )
 
 
-def _of_size(image: Pixels, size: tuple[int, ...]) -> Pixels:
+def _of_size(image: Pixels, size: tuple[int, int]) -> Pixels:
     if image.shape != (*size, 3):
         raise DataError(f"a file of {size[1]}x{size[0]} pixels was decoded to an array of shape {image.shape}")
     return image
