@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgejpeg.models import LoadedModel
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--model``, ``--weights``, ``--num-classes``."""
+    """``--model``, ``--weights``, ``--num-classes``, ``--mean``, ``--std``, for :func:`model_from`."""
     group = parser.add_argument_group("network")
     group.add_argument(
-        "--model", required=True, help="efficientnet_lite0, a torchvision name such as resnet18, or timm:NAME"
+        "--model",
+        required=True,
+        help="efficientnet_lite0, for 32x32 images such as cifar_resnet20, a torchvision name such as resnet18, or "
+        "timm:NAME",
     )
     group.add_argument(
         "--weights",
@@ -20,6 +27,25 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "published ones; or a .pth or .safetensors file (default: %(default)s)",
     )
     group.add_argument("--num-classes", type=positive_int, help="classes of the last layer, if not the network's own")
+    for name, what in (("mean", "mean"), ("std", "standard deviation")):
+        group.add_argument(
+            f"--{name}",
+            type=float,
+            nargs=3,
+            metavar=("R", "G", "B"),
+            help=f"{what} in 0..255 that the weights were trained with, if not the network's own",
+        )
+
+
+def model_from(args: argparse.Namespace) -> LoadedModel:
+    """The network of :func:`add_model_arguments`.
+
+    Raises:
+        ModelError: as :func:`edgejpeg.models.create_model` does.
+    """
+    from edgejpeg.models import create_model
+
+    return create_model(args.model, args.weights, args.num_classes, mean=args.mean, std=args.std)
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
