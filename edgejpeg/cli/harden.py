@@ -318,12 +318,11 @@ def _lines(
         if trained.layer.upsampling == "plain":
             lines.append("the layer repeats chroma samples; libjpeg-turbo, which read the files, interpolates them")
     if output is not None:
-        weights = shlex.quote(str(folder / "weights.safetensors"))
         size = f"--size {min(height, width)} --resize {trained.model.resize}"
         lines += [
             f"wrote {output} ({document['profile']['profile_id']})",
-            f"next: edgejpeg export --model {trained.model.name} --weights {weights} "
-            f"--num-classes {trained.model.num_classes} --jpeg-layer off -o served; edgejpeg serve --model "
-            f"served/MODEL.onnx; edgejpeg send SOURCE --to URL -p {shlex.quote(str(output))} {size}",
+            f"next: edgejpeg export --model {trained.model.name} --weights {shlex.quote(str(folder))} --jpeg-layer off "
+            f"-o served; edgejpeg serve --model served/*.onnx; edgejpeg send SOURCE --to URL "
+            f"-p {shlex.quote(str(output))} {size}",
         ]
     return lines
