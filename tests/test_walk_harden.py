@@ -102,9 +102,6 @@ def test_train_harden_export_serve_send(folder):
     assert profile.provenance["weights_sha256"] == run.report["weights_sha256"]
     assert profile.provenance["target_bpp"] == TARGET
 
-    table = edgejpeg("harden", "run", "--data", "test", "-o", "p.toml", "--images", 50, cwd=folder)
-    assert "export --model cifar_resnet20 --weights run --jpeg-layer off" in table
-
     edgejpeg(
         "export", "--model", "cifar_resnet20", "--weights", "run", "--jpeg-layer", "off", "-o", "served", cwd=folder
     )
@@ -118,7 +115,7 @@ def test_train_harden_export_serve_send(folder):
     assert names == [f"digit {number}" for number in range(10)]
     for file, answered in zip(files, sent["results"], strict=True):
         data = encoder.encode(np.asarray(image_module.open(file).convert("RGB")))
-        assert parse_jpeg(data).tables[0] == profile.luma
+        assert np.array_equal(parse_jpeg(data).tables[0], profile.luma)
         pixels = np.asarray(image_module.open(io.BytesIO(data)).convert("RGB")).transpose(2, 0, 1)
         with torch.no_grad():
             logits = run.model.module(run.model.normalise(torch.from_numpy(pixels.copy())[None]))
