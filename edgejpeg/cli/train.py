@@ -2,7 +2,7 @@
 
 A recipe has every number of the training; several are laid over each other (--recipe cifar100 --recipe edgejpeg).
 RUN gets weights.safetensors for --weights of export, layer.safetensors with the tables for harden, run.json with what
-was done and measured, metrics.jsonl, and a checkpoint. Under torchrun (torchrun --nproc-per-node 8 -m edgejpeg train ...)
+was done and measured, metrics.jsonl, and a checkpoint. Under torchrun (torchrun --nproc-per-node 8 -m edgejpeg train)
 several GPUs or machines train one network. The last epoch is the result; --test is reported and chooses nothing.
 """
 
