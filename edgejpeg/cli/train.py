@@ -98,7 +98,14 @@ def run(args: argparse.Namespace) -> int:
         raise InvalidInputError(f"RUN is a folder; got the file {str(args.output)!r}")
     images = open_images(args.data)
     test = None if args.test is None else open_images(args.test, test=True)
-    model = create_model(args.model, args.weights, args.num_classes or images.num_classes, seed=recipe.run.seed)
+    model = create_model(
+        args.model,
+        args.weights,
+        args.num_classes or images.num_classes,
+        mean=args.mean,
+        std=args.std,
+        seed=recipe.run.seed,
+    )
     if model.notice:
         _say(model.notice)
     try:
