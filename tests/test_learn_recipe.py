@@ -8,10 +8,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from edgejpeg.errors import InvalidInputError  # noqa: E402
-from edgejpeg.learn.recipe import RECIPES, Recipe, ScheduleRecipe, list_recipes, load_recipe  # noqa: E402
-from edgejpeg.learn.schedule import rate_factor  # noqa: E402
-from edgejpeg.learn.training_layer import layer_for, layer_schedule, rate_term  # noqa: E402
+from edgejpeg.errors import InvalidInputError
+from edgejpeg.learn.recipe import RECIPES, Recipe, ScheduleRecipe, list_recipes, load_recipe
+from edgejpeg.learn.schedule import rate_factor
+from edgejpeg.learn.training_layer import layer_for, layer_schedule, rate_term
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.toml")))

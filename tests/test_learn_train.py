@@ -267,13 +267,13 @@ def test_wrong_input_is_refused(tmp_path):
     other = ArrayImages(data.images[:4], [0, 1, 0, 1])
     with pytest.raises(InvalidInputError, match="the test images of array have 2 classes, those of array 3"):
         train(model(), data, recipe(), tmp_path / "a", test=other)
-    with pytest.raises(DataError, match="60 images to train on are fewer than run.batch_size 61"):
+    with pytest.raises(DataError, match=r"60 images to train on are fewer than run.batch_size 61"):
         train(model(), data, recipe("run.batch_size=61"), tmp_path / "a")
     with pytest.raises(InvalidInputError, match=r"run.cache = 'on' keeps centre crops"):
         train(model(), data, recipe("run.cache=on", "data.crop=random-resized"), tmp_path / "b")
     with pytest.raises(InvalidInputError, match="a sensitivity is for the layer's first tables"):
         train(model(), data, recipe("layer.enabled=false"), tmp_path / "b", sensitivity=np.ones((3, 8, 8)))
-    with pytest.raises(InvalidInputError, match="layer.initial is 'ijg'"):
+    with pytest.raises(InvalidInputError, match=r"layer.initial is 'ijg'"):
         train(model(), data, recipe(), tmp_path / "c", sensitivity=np.ones((3, 8, 8)))
     register_model("pairs", lambda n: _Pair(n), input_size=(SIZE, SIZE), num_classes=CLASSES)
     with pytest.raises(ModelError, match="pairs gives tuple in training"):

@@ -21,7 +21,6 @@ from edgejpeg.learn.sensitivity import estimate_sensitivity
 from edgejpeg.learn.training_batches import EvaluationBatches
 from edgejpeg.models.spec import LoadedModel
 
-
 SMALLEST_ALPHA = 1e-4
 
 
