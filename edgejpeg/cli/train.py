@@ -2,7 +2,7 @@
 
 A recipe has every number of the training; several are laid over each other (--recipe cifar100 --recipe edgejpeg).
 RUN gets weights.safetensors for --weights of export, layer.safetensors with the tables for harden, run.json with what
-was done and measured, metrics.jsonl, and a checkpoint. Under torchrun (torchrun --nproc-per-node 8 -m edgejpeg train ...)
+was done and measured, metrics.jsonl, and a checkpoint. Under torchrun (torchrun --nproc-per-node 8 -m edgejpeg train)
 several GPUs or machines train one network. The last epoch is the result; --test is reported and chooses nothing.
 """
 
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgejpeg.cli.arguments import add_model_arguments, add_on_error_argument
+from edgejpeg.cli.arguments import add_model_arguments, add_on_error_argument, model_from
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -98,14 +98,17 @@ def run(args: argparse.Namespace) -> int:
         raise InvalidInputError(f"RUN is a folder; got the file {str(args.output)!r}")
     images = open_images(args.data)
     test = None if args.test is None else open_images(args.test, test=True)
-    model = create_model(
-        args.model,
-        args.weights,
-        args.num_classes or images.num_classes,
-        mean=args.mean,
-        std=args.std,
-        seed=recipe.run.seed,
-    )
+    if Path(args.weights).is_dir():
+        model = model_from(args)
+    else:
+        model = create_model(
+            args.model,
+            args.weights,
+            args.num_classes or images.num_classes,
+            mean=args.mean,
+            std=args.std,
+            seed=recipe.run.seed,
+        )
     if model.notice:
         _say(model.notice)
     try:
@@ -186,10 +189,9 @@ def _print_summary(args: argparse.Namespace, report: Mapping[str, Any]) -> None:
                 print(f"{table}: {len(places)} steps are at layer.{bound}, {value:g} (run.json lists them)")
     written = ["weights.safetensors"] + (["layer.safetensors"] if report["layer"] else [])
     print(f"wrote {', '.join(f'{args.output}/{name}' for name in written)} and run.json")
-    model = f"--model {args.model} --num-classes {report['num_classes']}"
-    following = f"edgejpeg export {model} --weights {args.output}/weights.safetensors --jpeg-layer off -o served"
+    following = f"edgejpeg export --model {args.model} --weights {args.output} --jpeg-layer off -o served"
     if report["layer"]:
-        following = f"edgejpeg harden {args.output} -o profile.toml; {following}"
+        following = f"edgejpeg harden {args.output} --data {args.test or 'DATA'} -o profile.toml; {following}"
     print(f"next: {following}")
 
 

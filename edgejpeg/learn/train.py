@@ -98,7 +98,10 @@ def check_classes(model: LoadedModel, images: LabelledImages, test: LabelledImag
             f"{images.name} has {images.num_classes} classes, and {model.name} was made for {model.num_classes}; "
             f"give --num-classes {images.num_classes}, or other data"
         )
-    if test is not None and (test.num_classes, test.class_names) != (images.num_classes, images.class_names):
+    named = test is not None and test.class_names is not None and images.class_names is not None
+    if test is not None and (
+        test.num_classes != images.num_classes or (named and test.class_names != images.class_names)
+    ):
         raise InvalidInputError(
             f"the test images of {test.name} have {test.num_classes} classes, those of {images.name} "
             f"{images.num_classes}, or others by name; give the test part of the same data"

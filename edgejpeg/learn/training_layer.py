@@ -21,6 +21,8 @@ from edgejpeg.learn.sensitivity import estimate_sensitivity
 from edgejpeg.learn.training_batches import EvaluationBatches
 from edgejpeg.models.spec import LoadedModel
 
+SMALLEST_ALPHA = 1e-4
+
 
 def layer_for(recipe: LayerRecipe, tables: tuple[ArrayLike, ArrayLike]) -> JpegLayer:
     """A layer with the recipe's options.
@@ -121,10 +123,13 @@ def at_bounds(layer: JpegLayer) -> dict[str, dict[str, list[list[int]]]]:
 
 
 def keep_within_bounds(layer: JpegLayer) -> None:
-    """Bring the steps back between ``q_min`` and ``q_max``, where the optimiser has left them."""
+    """Bring the steps back between ``q_min`` and ``q_max``, and a learned alpha above 0, where they have left them."""
     with torch.no_grad():
         for steps in (layer.luma, layer.chroma):
             steps.clamp_(layer.q_min, layer.q_max)
+        for alpha in (layer.alpha_luma, layer.alpha_chroma):
+            if alpha.requires_grad:
+                alpha.clamp_(min=SMALLEST_ALPHA)
 
 
 def _pairs(batches: EvaluationBatches) -> Iterator[tuple[Any, Tensor]]:
