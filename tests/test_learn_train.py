@@ -160,7 +160,7 @@ RESUMED = [
         (["optimizer.name=adamw", "optimizer.lr=.01", "layer.rate.weight=0.01"], 4),
         (["layer.rate.target_bpp=6", "optimizer.name=rmsprop", "optimizer.lr=.001"], 8),
         (["run.workers=2", "data.crop=random-resized", "layer.optimizer.name=sgd"], 6),
-        (["run.precision=bf16"], 9),
+        (["run.precision=bf16", "run.deterministic=true", "run.channels_last=true"], 9),
     ],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(tmp_path, more, stop):

@@ -135,8 +135,12 @@ class Trainer:
         if self.world.size == 1:
             return self.network
         cuda = self.device.type == "cuda"
-        if self.recipe.run.sync_batch_norm and cuda:
-            self.network.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network.network)
+        if self.recipe.run.sync_batch_norm and not cuda:
+            raise InvalidInputError("run.sync_batch_norm of several processes needs GPUs; set it to false")
+        if self.recipe.run.sync_batch_norm:
+            self.network.network = nn.SyncBatchNorm.convert_sync_batchnorm(  # type: ignore[no-untyped-call]
+                self.network.network
+            )
         return DistributedDataParallel(
             self.network,
             device_ids=[self.device.index] if cuda else None,
@@ -166,7 +170,8 @@ class Trainer:
                 ends = done % self.steps_per_epoch == 0
                 saves = ends or (run.checkpoint_every > 0 and done % run.checkpoint_every == 0)
                 logs = done % run.log_every == 0
-                if not (ends or saves or logs or done % every == 0):
+                at_once = stop.wanted and self.world.size == 1  # several processes look at the same steps
+                if not (ends or saves or logs or at_once or done % every == 0):
                     continue
                 asked = self._check(stop.wanted)
                 if logs or ends:
@@ -241,7 +246,7 @@ class Trainer:
         rate = torch.zeros((), device=self.device)
         if self.rate is not None and self.network.layer is not None:
             rate = self.rate(self.network.layer, images)
-        self.scaler.scale((loss + rate) / run.accumulation).backward()
+        self.scaler.scale((loss + rate) / run.accumulation).backward()  # type: ignore[no-untyped-call]
         correct = (logits.detach().argmax(1) == micro.labels).sum()
         count = torch.tensor(len(micro.labels), device=self.device)
         return torch.stack([loss.detach().double(), correct.double(), count.double(), rate.detach().double()])
@@ -265,7 +270,7 @@ class Trainer:
 
     def _without_sum(self, wanted: bool) -> contextlib.AbstractContextManager[Any]:
         if wanted and isinstance(self.wrapped, DistributedDataParallel):
-            return self.wrapped.no_sync()  # type: ignore[no-untyped-call]
+            return self.wrapped.no_sync()
         return contextlib.nullcontext()
 
     # --- looking back ---
