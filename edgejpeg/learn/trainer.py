@@ -90,6 +90,8 @@ class Trainer:
         self.first = 0
         self._sums = torch.zeros(3, dtype=torch.float64)  # loss, correct, images of this epoch
         self._pending: list[tuple[int, Tensor]] = []
+        part = 1 / recipe.run.accumulation
+        self._weights = torch.tensor([part, 1, 1, part], dtype=torch.float64, device=device)
         self._saved: int | None = None
         if state is not None:
             self._restore(state)
@@ -205,9 +207,7 @@ class Trainer:
         for index, micro in enumerate(passes):
             last = index == len(passes) - 1
             with self._without_sum(not last):
-                totals += self._backward(step, index, micro) / torch.tensor(
-                    [len(passes), 1, 1, len(passes)], device=self.device
-                )
+                totals += self._backward(step, index, micro) * self._weights
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         norms = [
@@ -248,7 +248,7 @@ class Trainer:
             rate = self.rate(self.network.layer, images)
         self.scaler.scale((loss + rate) / run.accumulation).backward()  # type: ignore[no-untyped-call]
         correct = (logits.detach().argmax(1) == micro.labels).sum()
-        count = torch.tensor(len(micro.labels), device=self.device)
+        count = loss.new_full((), len(micro.labels))
         return torch.stack([loss.detach().double(), correct.double(), count.double(), rate.detach().double()])
 
     def _logits(self, network: nn.Module, images: Tensor) -> Tensor:
@@ -347,6 +347,7 @@ class Trainer:
         """Accuracy and loss of the weights that would be written after so many steps."""
         network = self.result(done)
         network.eval()
+        self.world.share_buffers(network)  # of batch norm, which are each process's own
         sums = torch.zeros(4, dtype=torch.float64)
         for micro in batches:
             with self._autocast():
