@@ -72,11 +72,12 @@ def naive_soft(h):
     def quantize(coefficients, steps):
         levels = np.arange(-1100, 1101)
         result = np.empty_like(coefficients)
-        for place in np.ndindex(8, 8):
-            c = coefficients[..., *place] / steps[place]
+        for row, column in np.ndindex(8, 8):
+            step = steps[row, column]
+            c = coefficients[..., row, column] / step
             nearest = np.rint(c)[..., None] + np.arange(-9, 10)
             weight = np.exp(-h * (c[..., None] - nearest) ** 2) * (abs(nearest) <= levels[-1])
-            result[..., *place] = steps[place] * (weight * nearest).sum(-1) / weight.sum(-1)
+            result[..., row, column] = step * (weight * nearest).sum(-1) / weight.sum(-1)
         return result
 
     return quantize
