@@ -384,6 +384,7 @@ const Backend kAvx2Backend = {"avx2",
                               quantise_exactly,
                               count_tokens<Compact>,
                               write_tokens<Compact>,
+                              write_counted_tokens,
                               append,
                               nullptr};
 

@@ -259,6 +259,7 @@ const Backend kNeonBackend = {"neon",
                               quantise_exactly,
                               count_tokens<Compact>,
                               write_tokens<Compact>,
+                              write_counted_tokens,
                               append,
                               nullptr};
 

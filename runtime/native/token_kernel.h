@@ -123,8 +123,10 @@ template <typename Compact>
   return filled;
 }
 
-// The indices of all tokens into the words of slot 0; those of slot 1 begin at `slot_1`. Behind them there are three of
+// The indices of all tokens into the words of slot 0; those of slot 1 begin at `slot_1`. Behind them there are some of
 // a word without bits.
+constexpr size_t kIndicesBehind = 3;
+
 inline void make_indices(const Tokens& tokens, Filled filled, int32_t slot_1, int32_t* index) {
   for (size_t i = 0; i < filled.tokens; ++i) {
     const int distance = tokens.place[i + 1] - tokens.place[i];
@@ -134,7 +136,7 @@ inline void make_indices(const Tokens& tokens, Filled filled, int32_t slot_1, in
     const Tokens::Patch patch = tokens.patch[i];
     index[patch.at] = (slot_1 & -(patch.index >> kSlotBit)) + (patch.index & ((1 << kSlotBit) - 1));
   }
-  for (size_t i = 0; i < 3; ++i) index[filled.tokens + i] = 0;
+  for (size_t i = 0; i < kIndicesBehind; ++i) index[filled.tokens + i] = 0;
 }
 
 // Calls use(indices, number of tokens) for some MCUs at a time, until the row is done.
@@ -191,6 +193,12 @@ inline WordPair join(uint32_t first, uint32_t second) {
   return packer;
 }
 
+size_t write_counted_tokens(const CountedRow& row, const EntropyCodes* const codes[2], uint8_t* out) {
+  BitPacker packer;
+  packer.out = out;
+  return finish_row(pack(row.tokens, row.size, codes[0]->words, packer), out);
+}
+
 template <typename Compact>
 size_t write_tokens(const McuRow& row, int* previous_dc, const EntropyCodes* const codes[2], uint8_t* out) {
   BitPacker packer;
@@ -244,15 +252,23 @@ struct TokenSymbols {
 constexpr TokenSymbols kTokenSymbols;
 
 template <typename Compact>
-void count_tokens(const McuRow& row, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac) {
+void count_tokens(const McuRow& row, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac, CountedRow* counted) {
   // Two sets in turn: the same symbol twice in a row need not wait for its own count.
   uint32_t counts[2][2 * TokenSymbols::kSlotSymbols] = {};
+  size_t kept = 0;
+  size_t all = 0;
   for_each_token<Compact>(row, previous_dc, kCodeWords, [&](const int32_t* index, size_t size) {
+    all += size;
+    if (counted != nullptr && all + kIndicesBehind <= counted->capacity) {
+      std::memcpy(counted->tokens + kept, index, (size + kIndicesBehind) * sizeof(*index));
+      kept = all;
+    }
     for (size_t i = 0; i < size; i += 2) {
       ++counts[0][kTokenSymbols.symbol[index[i]]];
       ++counts[1][kTokenSymbols.symbol[index[i + 1]]];
     }
   });
+  if (counted != nullptr) counted->size = kept == all ? all : 0;
   for (size_t slot = 0; slot < (row.components > 1 ? size_t{2} : size_t{1}); ++slot) {
     const uint32_t* const even = counts[0] + slot * TokenSymbols::kSlotSymbols;
     const uint32_t* const odd = counts[1] + slot * TokenSymbols::kSlotSymbols;
