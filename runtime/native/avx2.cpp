@@ -1,4 +1,6 @@
 // The AVX2 and BMI2 back end. Two blocks share a register: one in each half.
+#include "avx2.h"
+
 #include <immintrin.h>
 
 #include "backend.h"
@@ -335,7 +337,7 @@ void quantise(const int16_t* coefficients, size_t pairs, const Quantiser& quanti
 
 // --- entropy coding ---
 
-struct Compact {
+struct Move {
   static void move(const int8_t* levels, const uint8_t* order, uint8_t base, uint8_t* level, uint8_t* place) {
     const __m128i from = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(order));
     const __m128i all = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(levels));
@@ -376,16 +378,26 @@ uint8_t* append(const uint8_t* in, size_t bytes, unsigned shift, uint8_t* out) {
 
 }  // namespace
 
+void avx2_transform(const int8_t* samples, size_t stride, size_t pairs, int16_t* coefficients) {
+  transform(samples, stride, pairs, coefficients);
+}
+
+void avx2_accumulate(const int16_t* coefficients, size_t pairs, Sums* sums) { accumulate(coefficients, pairs, sums); }
+
+uint8_t* avx2_append(const uint8_t* in, size_t bytes, unsigned shift, uint8_t* out) {
+  return append(in, bytes, shift, out);
+}
+
 const Backend kAvx2Backend = {"avx2",
                               &kAvx2Colour,
-                              transform,
-                              accumulate,
+                              avx2_transform,
+                              avx2_accumulate,
                               quantise,
                               quantise_exactly,
-                              count_tokens<Compact>,
-                              write_tokens<Compact>,
+                              count_tokens<ByEight<Move>>,
+                              write_tokens<ByEight<Move>>,
                               write_counted_tokens,
-                              append,
+                              avx2_append,
                               nullptr};
 
 }  // namespace edgejpeg

@@ -99,6 +99,7 @@ extern const Backend kScalarBackend;
 extern const Backend kReferenceBackend;
 #if defined(__x86_64__)
 extern const Backend kAvx2Backend;
+extern const Backend kAvx512Backend;
 #endif
 #if defined(__aarch64__)
 extern const Backend kNeonBackend;
