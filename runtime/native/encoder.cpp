@@ -268,8 +268,10 @@ bool Encoder::reserve() {
 bool Encoder::prepare_rows() {
   const size_t blocks = block_offset(geometry_.components, 0);
   const size_t bytes = geometry_.mcu_columns * geometry_.blocks_per_mcu() * kMaxBlockBytes + 1 + kBitSlack;
-  const size_t row_bytes = blocks * (sizeof(Block) + kBlockSize * sizeof(int16_t)) + bytes;
   const size_t rows = geometry_.mcu_rows;
+  const bool has_tokens = source_ == HuffmanSource::kCounted && backend_->write_counted != nullptr;
+  const size_t tokens = has_tokens ? geometry_.mcu_columns * geometry_.blocks_per_mcu() * kTokensOfBlock : 0;
+  const size_t row_bytes = blocks * (sizeof(Block) + kBlockSize * sizeof(int16_t)) + bytes + tokens * sizeof(int32_t);
   const bool progressive = source_ == HuffmanSource::kPerScan;
   samples_ = 0;
   if (source_ == HuffmanSource::kStored) samples_ = std::max(rows / kChoiceShare, kMinChoiceRows);
@@ -288,6 +290,7 @@ bool Encoder::prepare_rows() {
     Row& row = rows_[i];
     if (!row.blocks.reserve(blocks) || !row.levels.reserve(blocks * kBlockSize)) return false;
     if (!progressive && !row.bytes.reserve(bytes)) return false;
+    if (!row.tokens.reserve(tokens)) return false;
   }
   rows_are_filled_ = false;
   return start_dcs_.reserve(std::max(batch_, samples_));

@@ -102,6 +102,8 @@ class Encoder {
     Buffer<int16_t> levels;
     Buffer<uint8_t> bytes;  // the first one is the place of the bits left over from the row before
     size_t bits;
+    Buffer<int32_t> tokens;  // where all rows are counted before the first is coded
+    CountedRow counted;
   };
 
   [[nodiscard]] edgejpeg_status encode_reserved(const edgejpeg_image& image);

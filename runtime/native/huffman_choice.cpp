@@ -135,7 +135,7 @@ void Encoder::count_sample(const edgejpeg_image& image) {
 void Encoder::count_alone(size_t mcu_row, const Row& row, Worker* worker) const {
   int dcs[3] = {};
   for (size_t c = 0; c < geometry_.components; ++c) dcs[c] = row.blocks.data()[block_offset(c, 0)].dc;
-  backend_->count(view(mcu_row, row), dcs, worker->dc, worker->ac);
+  backend_->count(view(mcu_row, row), dcs, worker->dc, worker->ac, nullptr);
 }
 
 void Encoder::count_all(const edgejpeg_image& image) {
@@ -146,7 +146,10 @@ void Encoder::count_all(const edgejpeg_image& image) {
     start_dcs(first, count, start_dcs_.data(), end_dc);
     pool_.for_each(count, [&](size_t i, size_t worker) {
       StageClock clock(stages(workers_ + worker));
-      backend_->count(view(first + i, rows_[i]), start_dcs_.data()[i], workers_[worker].dc, workers_[worker].ac);
+      Row& row = rows_[i];
+      row.counted = {row.tokens.data(), row.tokens.capacity(), 0};
+      backend_->count(view(first + i, row), start_dcs_.data()[i], workers_[worker].dc, workers_[worker].ac,
+                      &row.counted);
       clock.lap(kEntropy);
     });
   }
