@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 RANDOM_SEED = 0
-"""Random weights are made with this seed, so that they are the same in every process."""
+"""Random weights are made with this seed by default, so that they are the same in every process."""
 
 _registered: dict[str, Callable[[], ModelSpec]] = {
     "efficientnet_lite0": efficientnet_lite0,
@@ -104,6 +104,7 @@ def create_model(
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    seed: int = RANDOM_SEED,
 ) -> LoadedModel:
     """Make a network and load its weights.
 
@@ -111,11 +112,12 @@ def create_model(
         name: ``"efficientnet_lite0"``, one for 32x32 images such as ``"cifar_resnet20"``, a registered name, a
             torchvision name such as ``"resnet18"``, or ``"timm:NAME"``.
         weights: ``"auto"``: pretrained weights that are on this machine already (packaged or cached), without any
-            network, else random ones, and :attr:`LoadedModel.notice` says so; ``"none"``: random weights, seed 0;
+            network, else random ones, and :attr:`LoadedModel.notice` says so; ``"none"``: random weights;
             ``"default"``: the pretrained weights, downloaded when they are not here; or a ``.pth``, ``.pt`` or
             ``.safetensors`` file.
         num_classes: the number of classes; by default the name's own.
         mean, std: of R, G, B in 0..255, for weights that were trained with another normalisation than the name's.
+        seed: of random weights.
 
     Raises:
         ModelError: an unknown name (the nearest are named), weights that do not fit, a failed download, or a
@@ -132,9 +134,9 @@ def create_model(
         raise ModelError(f"the number of classes is at least 1; got {num_classes}")
     classes = spec.num_classes if num_classes is None else num_classes
     if weights == "none":
-        return _random(spec, classes, notice=None)
+        return _random(spec, classes, seed, notice=None)
     if weights == "auto":
-        return _auto(spec, classes)
+        return _auto(spec, classes, seed)
     if weights == "default":
         return _default(spec, classes)
     return _from_file(spec, classes, weights)
@@ -165,18 +167,18 @@ def _find(name: str) -> ModelSpec:
     raise ModelError(f"unknown model {name!r}: {did_you_mean}edgejpeg.list_models({listing!r}) lists the names")
 
 
-def _auto(spec: ModelSpec, classes: int) -> LoadedModel:
+def _auto(spec: ModelSpec, classes: int, seed: int) -> LoadedModel:
     path = spec.local_weights() if spec.local_weights else None
     if path is None:
         how = "pass --weights default to download them, or FILE" if spec.download else _how_to_get(spec)
-        notice = f"{spec.name} has random weights (seed {RANDOM_SEED}): no trained ones on this machine; {how}"
-        return _random(spec, classes, notice)
+        notice = f"{spec.name} has random weights (seed {seed}): no trained ones on this machine; {how}"
+        return _random(spec, classes, seed, notice)
     if classes != spec.num_classes:
         notice = (
-            f"{spec.name} has random weights (seed {RANDOM_SEED}): the trained ones on this machine have "
+            f"{spec.name} has random weights (seed {seed}): the trained ones on this machine have "
             f"{spec.num_classes} classes, not {classes}; pass --weights FILE"
         )
-        return _random(spec, classes, notice)
+        return _random(spec, classes, seed, notice)
     return _pretrained(spec, path)
 
 
@@ -228,16 +230,16 @@ def _pretrained(spec: ModelSpec, path: Path) -> LoadedModel:
     return _loaded(spec, module, spec.num_classes, weights=spec.weights_name, sha256=sha256_of(path), notice=None)
 
 
-def _random(spec: ModelSpec, classes: int, notice: str | None) -> LoadedModel:
-    module = _build_seeded(spec, classes)
-    return _loaded(spec, module, classes, weights=f"random (seed {RANDOM_SEED})", sha256=None, notice=notice)
+def _random(spec: ModelSpec, classes: int, seed: int, notice: str | None) -> LoadedModel:
+    module = _build_seeded(spec, classes, seed)
+    return _loaded(spec, module, classes, weights=f"random (seed {seed})", sha256=None, notice=notice)
 
 
-def _build_seeded(spec: ModelSpec, classes: int) -> torch.nn.Module:
+def _build_seeded(spec: ModelSpec, classes: int, seed: int = RANDOM_SEED) -> torch.nn.Module:
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(RANDOM_SEED)
+        torch.manual_seed(seed)
         return spec.build(classes)
 
 

@@ -178,6 +178,19 @@ class JpegLayer(nn.Module):
             raise InvalidInputError("this layer has a fixed alpha; make it with hardness=... to change h")
         self.hardness.fill_(check_hardness(hardness))
 
+    def steps(self) -> tuple[Tensor, Tensor]:
+        """The luma and chroma steps, (8, 8), of the forward pass as the layer is now, differentiable in the parameters.
+
+        Within the bounds, and rounded where ``integer_tables`` says so.
+
+        Raises:
+            InvalidInputError: several rounds, which have several pairs; NaN.
+        """
+        if self.rounds > 1:
+            raise InvalidInputError(f"one pair of steps belongs to a layer of one round; this one has {self.rounds}")
+        luma, chroma = self._tables(0)
+        return luma, chroma
+
     def tables(self) -> tuple[QuantTable, QuantTable]:
         """The learned steps as integer tables, luma and chroma: within the bounds, rounded, 1..255, for a file.
 
