@@ -12,7 +12,20 @@ from collections.abc import Sequence
 from edgejpeg._version import __version__
 from edgejpeg.errors import EdgeJpegError, InvalidInputError
 
-VERBS = ("demo", "calibrate", "learn-tables", "adapt", "harden", "encode", "bench", "info", "export", "serve", "send")
+VERBS = (
+    "demo",
+    "calibrate",
+    "learn-tables",
+    "adapt",
+    "harden",
+    "attack",
+    "encode",
+    "bench",
+    "info",
+    "export",
+    "serve",
+    "send",
+)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
