@@ -21,10 +21,7 @@ from edgejpeg.jpeg.tables import ijg_tables  # noqa: E402
 from edgejpeg.learn.attacks import fgsm, loss_gradient, pgd, whole_pixels  # noqa: E402
 from edgejpeg.learn.data import open_data  # noqa: E402
 from edgejpeg.learn.layer import JpegLayer  # noqa: E402
-from edgejpeg.learn.recipe import load_recipe  # noqa: E402
-from edgejpeg.learn.runs import LAYER, RunFolder  # noqa: E402
-from edgejpeg.learn.training_run import layer_options  # noqa: E402
-from edgejpeg.models import create_model, register_model, registry  # noqa: E402
+from edgejpeg.models import register_model, registry  # noqa: E402
 from edgejpeg.profile import Profile  # noqa: E402
 from edgejpeg.runtime import encode_jpeg  # noqa: E402
 
@@ -200,51 +197,21 @@ def test_command_with_a_profile(folder, tmp_path, capsys):
     assert list(shipped["systems"]["files"]["attacks"]) == ["soft", WORST]  # tables anew in every file
 
 
-def test_command_with_a_trained_run(folder, tmp_path, capsys):
-    run = write_run(tmp_path / "run", JpegLayer(*ijg_tables(70), "420", hardness=4.0, bits=11))
+def test_command_with_a_trained_run(folder, tmp_path, capsys, write_run):
+    run = write_run(tmp_path / "run", "stripes", JpegLayer(*ijg_tables(70), "420", hardness=4.0, bits=11))
     document = json.loads(attack(capsys, "--run", run, "--data", folder, "--eps", 4, "--json"))
     assert list(document["systems"]) == ["network", "layer", "files"] and document["run"] == str(run)
     layer, files = (document["systems"][name]["attacks"] for name in ("layer", "files"))
     assert list(layer) == ["fgsm", "pgd", "transfer", WORST] and "soft" in files
     assert layer["pgd"]["4"]["value"] < document["systems"]["layer"]["clean"]["value"]
     assert files["pgd"]["4"] == document["systems"]["files"]["clean"] != files["soft"]["4"]
-    rounds = write_run(tmp_path / "rounds", JpegLayer(*ijg_tables(70), "420", rounds=2))
+    rounds = write_run(tmp_path / "rounds", "stripes", JpegLayer(*ijg_tables(70), "420", rounds=2))
     assert main(["attack", "--run", str(rounds), "--data", str(folder), "--eps", "4", "--json"]) == 0
     out, err = capsys.readouterr()
     assert list(json.loads(out)["systems"]) == ["network", "layer"] and "2 rounds" in err
-    baseline = write_run(tmp_path / "baseline", None)
+    baseline = write_run(tmp_path / "baseline", "stripes", None)
     alone = json.loads(attack(capsys, "--run", baseline, "--data", folder, "--eps", 4, "--json"))
     assert list(alone["systems"]) == ["network"] and alone["systems"]["network"] == document["systems"]["network"]
-
-
-def write_run(path, layer):
-    """What ``edgejpeg train`` leaves, without the training."""
-    model = create_model("stripes", "none")
-    run = RunFolder(path, {})
-    run.open(resume=False)
-    digest = run.write_weights(model.module.state_dict())
-    layer_digest = None if layer is None else run.write_weights(layer.state_dict(), LAYER)
-    run.write_report(
-        {
-            "format": 1,
-            "kind": "training",
-            "model": "stripes",
-            "num_classes": CLASSES,
-            "class_names": ["horizontal", "vertical"],
-            "input": {
-                "size": [SIDE, SIDE],
-                "mean": model.mean,
-                "std": model.std,
-                "resize": SIDE,
-                "interpolation": "bilinear",
-            },
-            "recipe": load_recipe("cifar100").to_dict(),
-            "layer": None if layer is None else layer_options(layer),
-            "weights_sha256": digest,
-            "layer_sha256": layer_digest,
-        }
-    )
-    return path
 
 
 def test_command_refuses_in_one_line(folder, tmp_path, capsys):

@@ -19,6 +19,7 @@ VERBS = (
     "adapt",
     "harden",
     "attack",
+    "plot",
     "encode",
     "bench",
     "info",
