@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgejpeg._optional import require
 from edgejpeg.errors import DataError, InvalidInputError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # Okabe and Ito's blue and a neutral grey: apart in print, and for every kind of colour vision.
 COLOURS = ("#0072B2", "#6B6B6B", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
@@ -37,8 +34,8 @@ _STYLE: dict[str, Any] = {
 
 
 @contextlib.contextmanager
-def canvas(path: str | Path, width: float, height: float, *, dpi: int = 160, note: str = "") -> Iterator[Figure]:
-    """A figure to draw on, written to ``path`` in the end.
+def canvas(path: str | Path, width: float, height: float, *, dpi: int = 160, note: str = "") -> Iterator[Any]:
+    """A matplotlib Figure to draw on, written to ``path`` in the end.
 
     Args:
         path: .png, .svg or .pdf.
@@ -55,7 +52,7 @@ def canvas(path: str | Path, width: float, height: float, *, dpi: int = 160, not
     # matplotlib.figure alone draws with Agg: no pyplot, no display, no state.
     figure_module = require("matplotlib.figure", extra="plot", purpose="drawing")
     with matplotlib.rc_context(_STYLE):
-        figure: Figure = figure_module.Figure(figsize=(width, height), dpi=dpi, facecolor="white", layout="constrained")
+        figure = figure_module.Figure(figsize=(width, height), dpi=dpi, facecolor="white", layout="constrained")
         yield figure
         if note:
             figure.supxlabel(note, fontsize=8.5, color="#666666", x=0.01, ha="left")

@@ -62,7 +62,7 @@ def plot_rate_curves(
         if not len(one.bpp) == len(one.kl) == len(one.agreement) > 0:
             raise InvalidInputError(f"the series {one.label!r} has lists of different lengths, or no point")
     with canvas(path, 10.4, 7.0 if changes else 4.6, note=note) as figure:
-        figure.get_layout_engine().set(hspace=0.07)  # type: ignore[union-attr]
+        figure.get_layout_engine().set(hspace=0.07)
         layout = [["kl", "agreement"], ["change", "change"]] if changes else [["kl", "agreement"]]
         axes = figure.subplot_mosaic(layout, height_ratios=[2, 1] if changes else [1])
         limit = 1.06 * max(max(one.bpp) for one in series)

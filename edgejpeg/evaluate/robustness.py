@@ -227,8 +227,9 @@ def measure_robustness(
                 start = random_start(tuple(images.shape[1:]), seeds).to(device)
             labels.append(truth.cpu().numpy())
             for system in systems:
-                clean[system.name].append(_right(system, images, truth))
-                for attack, value, correct in _attacked(system, images, truth, eps, attacks, steps, start):
+                unharmed = _right(system, images, truth)
+                clean[system.name].append(unharmed)
+                for attack, value, correct in _attacked(system, images, truth, unharmed, eps, attacks, steps, start):
                     attacked.setdefault((system.name, attack, value), []).append(correct)
             done += count
             progress(done)
@@ -247,13 +248,13 @@ def _attacked(
     system: System,
     images: Tensor,
     labels: Tensor,
+    unharmed: NDArray[np.bool_],
     eps: Sequence[float],
     attacks: Sequence[str],
     steps: int,
     start: Tensor | None,
 ) -> Iterator[tuple[str, float, NDArray[np.bool_]]]:
     gradients = {attack: system.gradients[attack](images) for attack in attacks if attack in system.gradients}
-    unharmed = _right(system, images, labels)
     for value in eps:
         worst = unharmed
         for attack, gradient in gradients.items():
