@@ -13,20 +13,9 @@ from edgejpeg._version import __version__
 from edgejpeg.errors import EdgeJpegError, InvalidInputError
 
 VERBS = (
-    "demo",
-    "calibrate",
-    "learn-tables",
-    "adapt",
-    "harden",
-    "attack",
-    "plot",
-    "encode",
-    "bench",
-    "info",
-    "export",
-    "serve",
-    "send",
-)
+    "demo", "calibrate", "learn-tables", "adapt", "train", "harden", "attack", "plot",
+    "encode", "bench", "info", "export", "serve", "send",
+)  # fmt: skip
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 

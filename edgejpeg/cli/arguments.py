@@ -22,9 +22,9 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = Tru
     group.add_argument(
         "--weights",
         default="auto",
-        metavar="auto|none|default|FILE",
+        metavar="auto|none|default|FILE|RUN",
         help="auto: those on this machine, else random ones with a notice; none: random; default: download the "
-        "published ones; or a .pth or .safetensors file (default: %(default)s)",
+        "published ones; a .pth or .safetensors file; or the RUN of edgejpeg train (default: %(default)s)",
     )
     group.add_argument("--num-classes", type=positive_int, help="classes of the last layer, if not the network's own")
     for name, what in (("mean", "mean"), ("std", "standard deviation")):
@@ -38,14 +38,33 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = Tru
 
 
 def model_from(args: argparse.Namespace) -> LoadedModel:
-    """The network of :func:`add_model_arguments`.
+    """The network of :func:`add_model_arguments`; a folder as weights is the RUN of edgejpeg train.
 
     Raises:
         ModelError: as :func:`edgejpeg.models.create_model` does.
+        DataError: the folder holds no finished training.
+        InvalidInputError: one of another network, or of another command.
     """
+    if Path(args.weights).is_dir():
+        return _trained_model(args)
     from edgejpeg.models import create_model
 
     return create_model(args.model, args.weights, args.num_classes, mean=args.mean, std=args.std)
+
+
+def _trained_model(args: argparse.Namespace) -> LoadedModel:
+    """The network of a training run, with the input and the classes that it was trained with."""
+    from edgejpeg.errors import InvalidInputError
+    from edgejpeg.learn.training_run import load_run
+
+    model = load_run(args.weights).model
+    asked = {"model": args.model, "num_classes": args.num_classes, "mean": args.mean, "std": args.std}
+    for name, value in asked.items():
+        has = getattr(model, name if name != "model" else "name")
+        if value is not None and (list(has) if isinstance(has, tuple) else has) != value:
+            option = f"--{name.replace('_', '-')}"
+            raise InvalidInputError(f"the run {args.weights!r} has {option} {has}; got {value}: leave it out")
+    return model
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:

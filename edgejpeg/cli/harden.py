@@ -100,8 +100,44 @@ def harden_run(
     on_error: str = "fail",
 ) -> tuple[dict[str, Any], list[str]]:
     """Measure the rungs of a run and write its profile; returns the figures and the lines to print."""
-    from edgejpeg.cli.adapt import codec
     from edgejpeg.evaluate.rungs import rung_figures
+
+    trained, images, result, skipped = measure_run(
+        folder,
+        data,
+        output,
+        profile=profile,
+        effort=effort,
+        max_images=max_images,
+        batch_size=batch_size,
+        device=device,
+        on_error=on_error,
+    )
+    for reason in skipped:
+        print(f"edgejpeg harden: skipped: {reason}", file=sys.stderr)
+    rows = rung_figures(result)
+    document = _document(trained, images, result, rows, len(skipped))
+    if output is not None:
+        final = _with_provenance(result.profile, document)
+        final.save(output)
+        document["profile"] = {"file": output.name, "profile_id": final.profile_id}
+    return document, _lines(folder, output, trained, result, rows, document)
+
+
+def measure_run(
+    folder: Path,
+    data: str | Path,
+    output: Path | None = None,
+    *,
+    profile: str | None = None,
+    effort: int | None = None,
+    max_images: int | None = None,
+    batch_size: int = 64,
+    device: str | None = None,
+    on_error: str = "fail",
+) -> tuple[TrainedRun, LabelledImages, Hardened, list[str]]:
+    """The run, the images, the rungs with every image's logits, and what could not be read."""
+    from edgejpeg.cli.adapt import codec
     from edgejpeg.learn.distributed import World, device_for
     from edgejpeg.learn.harden import harden
     from edgejpeg.learn.training_data import open_images
@@ -125,15 +161,7 @@ def harden_run(
         encode=encode,
         decode=decode,
     )
-    for reason in batches.skipped:
-        print(f"edgejpeg harden: skipped: {reason}", file=sys.stderr)
-    rows = rung_figures(result)
-    document = _document(trained, opened, result, rows, len(batches.skipped))
-    if output is not None:
-        final = _with_provenance(result.profile, document)
-        final.save(output)
-        document["profile"] = {"file": output.name, "profile_id": final.profile_id}
-    return document, _lines(folder, output, trained, result, rows, document)
+    return trained, opened, result, list(batches.skipped)
 
 
 def _tables(trained: TrainedRun, given: str | None, effort: int | None, output: Path | None) -> Profile:
@@ -318,12 +346,11 @@ def _lines(
         if trained.layer.upsampling == "plain":
             lines.append("the layer repeats chroma samples; libjpeg-turbo, which read the files, interpolates them")
     if output is not None:
-        weights = shlex.quote(str(folder / "weights.safetensors"))
         size = f"--size {min(height, width)} --resize {trained.model.resize}"
         lines += [
             f"wrote {output} ({document['profile']['profile_id']})",
-            f"next: edgejpeg export --model {trained.model.name} --weights {weights} "
-            f"--num-classes {trained.model.num_classes} --jpeg-layer off -o served; edgejpeg serve --model "
-            f"served/MODEL.onnx; edgejpeg send SOURCE --to URL -p {shlex.quote(str(output))} {size}",
+            f"next: edgejpeg export --model {trained.model.name} --weights {shlex.quote(str(folder))} --jpeg-layer off "
+            f"-o served; edgejpeg serve --model served/*.onnx; edgejpeg send SOURCE --to URL "
+            f"-p {shlex.quote(str(output))} {size}",
         ]
     return lines

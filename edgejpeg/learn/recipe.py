@@ -427,4 +427,7 @@ def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return text
+        try:
+            return float(text)  # .5, which TOML does not take
+        except ValueError:
+            return text

@@ -58,12 +58,12 @@ def _checked(value: Any, rules: Mapping[str, Any], name: str, source: str) -> An
     if rules["optional"] and (value is None or value == _NONE):
         return None
     kind = rules["kind"]
-    if kind == "str" and type(value) is int and str(value) in rules.get("choices", ()):
+    if type(value) is int and str(value) in rules.get("choices", ()):
         value = str(value)  # subsampling = 420, window = 5
-    if not _is_kind(value, kind):
-        raise _wrong(source, name, _KINDS[kind] + (" or none" if rules["optional"] else ""), value)
     if "choices" in rules and value not in rules["choices"]:
         raise _wrong(source, name, " or ".join(map(repr, rules["choices"])), value)
+    if not _is_kind(value, kind):
+        raise _wrong(source, name, _KINDS[kind] + (" or none" if rules["optional"] else ""), value)
     if "length" in rules and len(value) != rules["length"]:
         raise _wrong(source, name, f"{_KINDS[kind]}, {rules['length']} of them", value)
     for number in value if kind in ("ints", "floats") else [value] if kind in ("int", "float") else []:

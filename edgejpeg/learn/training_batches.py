@@ -82,7 +82,7 @@ class TrainingBatches:
                 f"run.accumulation {self.run.accumulation}: give a multiple of {parts}"
             )
         self._cache: _Cache | None = None
-        if wants_cache(self.run, self.augmentation, len(self.indices)):
+        if _wants_cache(self.run, self.augmentation, len(self.indices), self.augmentation.uses_whole):
             self._cache = _Cache.load(self.images, self.indices, self.augmentation, self)
             self.indices = self._cache.indices
         if len(self.indices) < self.run.batch_size:
@@ -156,7 +156,7 @@ class EvaluationBatches:
         self._cache: _Cache | None = None
 
     def __iter__(self) -> Iterator[Micro]:
-        if self._cache is None and wants_cache(self.run, self.augmentation, len(self.indices)):
+        if self._cache is None and _wants_cache(self.run, self.augmentation, len(self.indices), True):
             self._cache = _Cache.load(self.images, self.indices, self.augmentation, self)
             self.indices = self._cache.indices
         size = min(max(self.run.batch_size, 1), _EVALUATION_BATCH)
@@ -175,19 +175,15 @@ class EvaluationBatches:
                 yield Micro(_sent(images, self.device), _sent(labels, self.device))
 
 
-def wants_cache(run: RunRecipe, augmentation: Augmentation, count: int) -> bool:
-    """Whether decoded images are to be kept in memory.
-
-    Raises:
-        InvalidInputError: they must, and crops from whole photos are wanted.
-    """
-    if run.cache == "on" and not augmentation.uses_whole:
+def _wants_cache(run: RunRecipe, augmentation: Augmentation, count: int, centre: bool) -> bool:
+    """Whether decoded images are kept in memory; ``centre``: nothing but their centre crops is used."""
+    if run.cache == "on" and not centre:
         raise InvalidInputError(
             "run.cache = 'on' keeps centre crops, which data.crop = 'random-resized' and data.randaugment cannot use; "
             "set data.crop=pad, or run.cache=auto"
         )
     fits = 3 * count * augmentation.size[0] * augmentation.size[1] <= _CACHE_BYTES
-    return run.cache == "on" or (run.cache == "auto" and augmentation.uses_whole and fits)
+    return run.cache == "on" or (run.cache == "auto" and centre and fits)
 
 
 @dataclass(frozen=True, eq=False)
