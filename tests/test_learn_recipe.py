@@ -152,3 +152,18 @@ def test_rates_against_the_schedulers_of_pytorch():
     assert rates[:8] == pytest.approx([(k + 1) / 8 for k in range(8)]) and rates[8] == 1
     assert rates[19] == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * 11 / 12)))
     assert rate_factor(ScheduleRecipe(kind="constant"), 17, 4) == 1
+
+
+def test_the_documentation_has_every_key(repository):
+    text = (repository / "docs" / "training.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `[")}
+
+    def check(document, name):
+        for key, value in document.items():
+            if isinstance(value, dict):
+                check(value, f"{name}.{key}" if name else key)
+            elif name:
+                assert f"`{key}`" in rows[f"[{name}]"], (name, key)
+
+    check(Recipe().to_dict(), "")
+    assert all(f"`{name}`" in text for name in list_recipes())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgejpeg.errors import InvalidInputError
 
@@ -37,6 +37,12 @@ class World:
         total = values.clone()
         dist.all_reduce(total)
         return total
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give every process the first one's buffers."""
+        if self.size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
 
     def wait(self) -> None:
         """Until all processes are here."""

@@ -76,5 +76,5 @@ class Average:
         decay = min(self.decay, (1 + step) / (10 + step))
         for kept, new in zip(self.module.parameters(), module.parameters(), strict=True):
             kept.lerp_(new, 1 - decay)
-        for kept, new in zip(self.module.buffers(), module.buffers(), strict=True):
-            kept.copy_(new)
+        for copied, present in zip(self.module.buffers(), module.buffers(), strict=True):
+            copied.copy_(present)

@@ -131,4 +131,4 @@ def _label(archive: tarfile.TarFile, member: tarfile.TarInfo, extension: str) ->
         label = found.get("label", found.get("cls")) if isinstance(found, dict) else None
         return label if type(label) is int else None
     except ValueError as error:
-        raise DataError(f"{archive.name}: {member.name!r} is no class number: {content[:30]!r}") from error
+        raise DataError(f"{str(archive.name)!r}: {member.name!r} is no class number: {content[:30]!r}") from error

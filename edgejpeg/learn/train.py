@@ -8,6 +8,7 @@ held-out one, chooses anything.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -79,7 +80,9 @@ def train(
         raise InvalidInputError("a sensitivity is for the layer's first tables, and layer.enabled is false")
     with open_world(gradients=True) as world:
         task = Task(with_recipe_input(model, recipe), images, tested, recipe, sensitivity, on_error)
-        return _train(task, Path(output), resume, tensorboard, world, device_for(world, device), progress)
+        place = device_for(world, device)
+        with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+            return _train(task, Path(output), resume, tensorboard, world, place, progress)
 
 
 def check_classes(model: LoadedModel, images: LabelledImages, test: LabelledImages | None, recipe: Recipe) -> None:
@@ -156,6 +159,7 @@ def _train(
 def _deterministic(wanted: bool) -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled()
     if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
         torch.use_deterministic_algorithms(True)
     try:
         yield

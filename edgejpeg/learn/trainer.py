@@ -90,6 +90,8 @@ class Trainer:
         self.first = 0
         self._sums = torch.zeros(3, dtype=torch.float64)  # loss, correct, images of this epoch
         self._pending: list[tuple[int, Tensor]] = []
+        part = 1 / recipe.run.accumulation
+        self._weights = torch.tensor([part, 1, 1, part], dtype=torch.float64, device=device)
         self._saved: int | None = None
         if state is not None:
             self._restore(state)
@@ -135,8 +137,12 @@ class Trainer:
         if self.world.size == 1:
             return self.network
         cuda = self.device.type == "cuda"
-        if self.recipe.run.sync_batch_norm and cuda:
-            self.network.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network.network)
+        if self.recipe.run.sync_batch_norm and not cuda:
+            raise InvalidInputError("run.sync_batch_norm of several processes needs GPUs; set it to false")
+        if self.recipe.run.sync_batch_norm:
+            self.network.network = nn.SyncBatchNorm.convert_sync_batchnorm(  # type: ignore[no-untyped-call]
+                self.network.network
+            )
         return DistributedDataParallel(
             self.network,
             device_ids=[self.device.index] if cuda else None,
@@ -166,7 +172,8 @@ class Trainer:
                 ends = done % self.steps_per_epoch == 0
                 saves = ends or (run.checkpoint_every > 0 and done % run.checkpoint_every == 0)
                 logs = done % run.log_every == 0
-                if not (ends or saves or logs or done % every == 0):
+                at_once = stop.wanted and self.world.size == 1  # several processes look at the same steps
+                if not (ends or saves or logs or at_once or done % every == 0):
                     continue
                 asked = self._check(stop.wanted)
                 if logs or ends:
@@ -200,9 +207,7 @@ class Trainer:
         for index, micro in enumerate(passes):
             last = index == len(passes) - 1
             with self._without_sum(not last):
-                totals += self._backward(step, index, micro) / torch.tensor(
-                    [len(passes), 1, 1, len(passes)], device=self.device
-                )
+                totals += self._backward(step, index, micro) * self._weights
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         norms = [
@@ -241,9 +246,9 @@ class Trainer:
         rate = torch.zeros((), device=self.device)
         if self.rate is not None and self.network.layer is not None:
             rate = self.rate(self.network.layer, images)
-        self.scaler.scale((loss + rate) / run.accumulation).backward()
+        self.scaler.scale((loss + rate) / run.accumulation).backward()  # type: ignore[no-untyped-call]
         correct = (logits.detach().argmax(1) == micro.labels).sum()
-        count = torch.tensor(len(micro.labels), device=self.device)
+        count = loss.new_full((), len(micro.labels))
         return torch.stack([loss.detach().double(), correct.double(), count.double(), rate.detach().double()])
 
     def _logits(self, network: nn.Module, images: Tensor) -> Tensor:
@@ -265,7 +270,7 @@ class Trainer:
 
     def _without_sum(self, wanted: bool) -> contextlib.AbstractContextManager[Any]:
         if wanted and isinstance(self.wrapped, DistributedDataParallel):
-            return self.wrapped.no_sync()  # type: ignore[no-untyped-call]
+            return self.wrapped.no_sync()
         return contextlib.nullcontext()
 
     # --- looking back ---
@@ -342,6 +347,7 @@ class Trainer:
         """Accuracy and loss of the weights that would be written after so many steps."""
         network = self.result(done)
         network.eval()
+        self.world.share_buffers(network)  # of batch norm, which are each process's own
         sums = torch.zeros(4, dtype=torch.float64)
         for micro in batches:
             with self._autocast():

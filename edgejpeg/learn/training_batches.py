@@ -209,7 +209,7 @@ class _Cache:
                 return str(error)
 
         pixels = np.empty((len(indices), *augmentation.size, 3), np.uint8)
-        kept = []
+        kept: list[int] = []
         ordered = np.sort(indices)
         with ThreadPoolExecutor(max(owner.run.workers, 1) if images.reads_in_threads else 1) as pool:
             for index, result in zip(ordered, pool.map(centre, ordered.tolist()), strict=True):
@@ -219,7 +219,7 @@ class _Cache:
                     owner.skipped[result] = None
                 else:
                     pixels[len(kept)] = result
-                    kept.append(index)
+                    kept.append(int(index))
         which = np.array(kept, np.int64)
         labels = torch.from_numpy(images.labels[which])
         return cls(which, torch.from_numpy(pixels[: len(kept)]).to(owner.device), labels.to(owner.device))
@@ -274,7 +274,7 @@ def _loader(
 ) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
     loader: DataLoader[Any] = DataLoader(
         dataset,
-        batch_sampler=_Plan(plan),  # type: ignore[arg-type]  (a sampler is anything that is iterated)
+        batch_sampler=_Plan(plan),
         num_workers=run.workers,
         collate_fn=_collate,
         pin_memory=device.type == "cuda",

@@ -40,9 +40,7 @@ class TrainingLog:
             require("tensorboard", extra="tensorboard", purpose="edgejpeg train --tensorboard")
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(  # type: ignore[no-untyped-call]
-                str(folder.path / TENSORBOARD), purge_step=first_step + 1
-            )
+            self._writer = SummaryWriter(str(folder.path / TENSORBOARD), purge_step=first_step + 1)
         folder.keep_steps(first_step)
 
     def write(self, record: Mapping[str, Any]) -> None:

@@ -144,14 +144,19 @@ def with_input(model: LoadedModel, report: Mapping[str, Any]) -> LoadedModel:
     return replace(
         model,
         input_size=(int(described["size"][0]), int(described["size"][1])),
-        mean=tuple(map(float, described["mean"])),
-        std=tuple(map(float, described["std"])),
+        mean=_three(described["mean"]),
+        std=_three(described["std"]),
         resize=int(described["resize"]),
         interpolation=described["interpolation"],
         class_names=report["class_names"],
         pretrained=True,
         notice=None,
     )
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    red, green, blue = map(float, values)
+    return red, green, blue
 
 
 def _report(folder: Path) -> dict[str, Any]:
