@@ -94,8 +94,7 @@ def logits_of(network, images):
         return network((pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]).numpy()
 
 
-def test_every_rung_is_what_it_says(network, batches, rng, monkeypatch):
-    monkeypatch.setenv("EDGEJPEG_BACKEND", "reference")
+def test_every_rung_is_what_it_says(network, batches, rng):
     luma, chroma = rng.uniform(3, 40, (8, 8)), rng.uniform(5, 60, (8, 8))
     layer = JpegLayer(luma, chroma, "444", hardness=4.0)
     result = measure(network, layer, batches)

@@ -173,7 +173,7 @@ class _Ladder:
         self.integer = JpegLayer(*tables, profile.subsampling, "hard", learn_tables=False, upsampling=upsampling).to(
             device
         )
-        self.hardened = JpegLayer(*tables, profile.subsampling, learn_tables=False).hardened().to(device)
+        self.hardened = JpegLayer.from_profile(profile).to(device)
         self.forms: list[tuple[int, str, nn.Module | None]] = list(_forms(layer))
         self.forms.append((3, INTEGER, self.integer))
         self.logits: list[list[Tensor]] = [[] for _ in range(len(self.forms) + 1)]

@@ -26,7 +26,7 @@ class LayerSchedule:
             quantizer alone.
         decoder_rounding: the last part of the steps with the decoder's rounding and clamping, straight-through; 0
             leaves the layer's option alone.
-        encoder_rounding: the same for the encoder's integers.
+        encoder_rounding: the same for the encoder's integers, ``"int16"``, those of the device.
 
     Raises:
         InvalidInputError: an h that is not positive and finite, or a part outside 0..1.
@@ -73,7 +73,7 @@ class LayerSchedule:
         if self.decoder_rounding > 0:
             layer.decoder_rounding = _in_last(progress, self.decoder_rounding)
         if self.encoder_rounding > 0:
-            layer.encoder_rounding = _in_last(progress, self.encoder_rounding)
+            layer.encoder_rounding = "int16" if _in_last(progress, self.encoder_rounding) else False
 
 
 def _in_last(progress: float, part: float) -> bool:

@@ -199,7 +199,7 @@ def bits_per_pixel(layer: JpegLayer, images: Tensor, *, effort: int = 1) -> tupl
     luma, chroma = layer.steps()
     size = (images.shape[2], images.shape[3])
     with torch.autocast(images.device.type, enabled=False):
-        y, cb_cr = encode_planes(images.detach().float(), layer.subsampling, rounding=layer.encoder_rounding)
+        y, cb_cr = encode_planes(images.detach().float(), layer.subsampling, rounding=bool(layer.encoder_rounding))
         levels = [
             blocks_from_planes(plane.float()) / q
             for plane, q in zip((y, *cb_cr.unbind(1)), (luma, chroma, chroma), strict=True)
