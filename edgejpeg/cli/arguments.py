@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from edgejpeg.models import LoadedModel
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """``--model``, ``--weights``, ``--num-classes``, ``--mean``, ``--std``, for :func:`model_from`."""
     group = parser.add_argument_group("network")
     group.add_argument(
         "--model",
-        required=True,
+        required=required,
         help="efficientnet_lite0, for 32x32 images such as cifar_resnet20, a torchvision name such as resnet18, or "
         "timm:NAME",
     )
