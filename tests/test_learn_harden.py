@@ -140,12 +140,16 @@ def test_figures_against_numpy(network, batches):
 def test_a_run_that_ended_on_integers_shows_both_ends(network, batches):
     layer = JpegLayer(np.full((8, 8), 12.4), np.full((8, 8), 17.7), "420", hardness=30.0)
     soft = measure(network, layer, batches)
-    layer.quantizer, layer.integer_tables, layer.decoder_rounding, layer.encoder_rounding = "hard", True, True, True
+    layer.quantizer, layer.integer_tables, layer.decoder_rounding, layer.encoder_rounding = "hard", True, True, "int16"
     result = measure(network, layer, batches)
     assert [(rung.number, rung.name) for rung in result.rungs[:2]] == [(0, "as trained"), (1, "Q_d")]
-    for number in (1, 2, 3, 4):
+    for number in (3, 4):
         assert np.array_equal(result.rung(number).logits, soft.rung(number).logits)
-    assert not np.array_equal(result.rung(0).logits, result.rung(1).logits)
+    # Training ended with integer steps: they are those of rungs 1 and 2.
+    assert np.array_equal(result.rung(2).logits, result.rung(3).logits)
+    integer = JpegLayer(*layer.tables(), "420", hardness=30.0)
+    assert np.array_equal(result.rung(1).logits, measure(network, integer, batches).rung(1).logits)
+    assert np.array_equal(result.rung(0).logits, result.rung(4).logits)
     assert layer.quantizer == "hard" and layer.integer_tables  # the layer itself is not changed
     assert rung_table(rung_figures(result), 1024)[1].startswith("-  as trained")
 

@@ -1,7 +1,7 @@
 """Make a trained JPEG layer a profile, and say what is left of the network's accuracy on the way to a real file.
 
 RUN is the folder of edgejpeg train, DIR labelled images that it was not trained on. Four rungs are measured on them:
-Q_d; Q_u with real-valued steps; Q_u with integer tables; and files of this package's encoder, decoded by
+Q_d; Q_u with the same steps; Q_u with integer tables; and files of this package's encoder, decoded by
 libjpeg-turbo. A run without a layer (the baseline) is measured with the tables of --profile.
 """
 

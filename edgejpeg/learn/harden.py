@@ -1,6 +1,6 @@
 """From Q_d to a file: what a trained JPEG layer becomes on the way to what a device sends, one rung after another.
 
-1. Q_d, with the hardness that training ended with. 2. Q_u, real-valued steps [JPEG-DL, Table 4]. 3. Q_u with integer
+1. Q_d, with the hardness that training ended with. 2. Q_u with the same steps [JPEG-DL, Table 4]. 3. Q_u with integer
 tables in 1..255, all that a baseline file can hold. 4. A file: written by the encoder, read by the server's decoder,
 8-bit pixels into the network. Between the third and the fourth lie the integers of encoder and decoder alone; the
 hardened layer has them, and its pixels are compared with those of every file.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ Decode = Callable[[bytes], Pixels]
 """From a JPEG file to (H, W, 3) uint8 RGB."""
 
 TRAINED, SOFT, HARD, INTEGER, FILE, CLEAN = (
-    "as trained", "Q_d", "Q_u, real steps", "Q_u, integer tables", "JPEG files", "no layer",
+    "as trained", "Q_d", "Q_u", "Q_u, integer tables", "JPEG files", "no layer",
 )  # fmt: skip
 
 
@@ -223,7 +224,7 @@ class _Ladder:
         )
 
     def _answer(self, pixels: Tensor, name: str) -> Tensor:
-        logits = self.model((pixels - self.mean) / self.std)
+        logits = self.model((pixels.contiguous() - self.mean) / self.std)
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ModelError(f"hardening needs (N, classes) logits; the network gave {shape}")
@@ -245,23 +246,25 @@ class _Ladder:
 
 
 def _forms(layer: JpegLayer | None) -> Iterator[tuple[int, str, nn.Module | None]]:
-    """Rungs 0 to 2."""
+    """Rungs 0 to 2. The steps are those that training ended with: integers, where it ended with integer tables."""
     if layer is None:
         yield 1, CLEAN, None
         return
     layer = copy.deepcopy(layer).eval()
-    if layer.quantizer == "hard" or layer.integer_tables:
-        soft = copy.deepcopy(layer)
-        soft.quantizer, soft.integer_tables = "soft", False
-        soft.encoder_rounding = soft.decoder_rounding = False
+    if layer.quantizer == "hard":
         yield 0, TRAINED, layer
-        yield 1, SOFT, soft
+        yield 1, SOFT, _with_quantizer(layer, "soft")
     else:
         yield 1, SOFT, layer
-    hard = copy.deepcopy(layer)
-    hard.quantizer, hard.integer_tables = "hard", False
-    hard.encoder_rounding = hard.decoder_rounding = False
-    yield 2, HARD, hard
+    yield 2, HARD, _with_quantizer(layer, "hard")
+
+
+def _with_quantizer(layer: JpegLayer, quantizer: Literal["soft", "hard"]) -> JpegLayer:
+    """A copy in real-valued arithmetic."""
+    changed = copy.deepcopy(layer)
+    changed.quantizer = quantizer
+    changed.encoder_rounding = changed.decoder_rounding = False
+    return changed
 
 
 def _steps(layer: JpegLayer, index: int, clipped: NDArray[np.float64]) -> Steps:

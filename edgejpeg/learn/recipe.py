@@ -164,13 +164,13 @@ class LayerScheduleRecipe:
 
 @dataclass(frozen=True)
 class LayerRateRecipe:
-    """``[layer.rate]``: :class:`~edgejpeg.learn.rate_term.RateTerm`.
+    """``[layer.rate]``: :class:`~edgejpeg.learn.rate_term.RateTerm`, on training images as evaluation sees them.
 
     Attributes:
         weight: of the rate in the loss, for bits per pixel; none: no rate term, unless there is a target.
         target_bpp: bits per pixel of whole files that are to be held, in the place of a weight.
         effort: entropy coding of these files: 0 for stored Huffman tables, 1 for optimal ones.
-        images: of a batch at most so many are counted; none: all.
+        images: so many are counted in a pass; none: as many as the pass has.
     """
 
     weight: float | None = key("float", None, low=0)

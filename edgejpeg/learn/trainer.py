@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (torch's own name for it)
 from torch.nn.parallel import DistributedDataParallel
@@ -34,7 +34,8 @@ from edgejpeg.models.spec import LoadedModel
 
 Progress = Callable[[int, int, Mapping[str, Any]], None]
 
-_STEPS, _MIXTURES, _FIRST_IMAGES = 3, 4, 7  # streams of the seed
+_STEPS, _MIXTURES, _FIRST_IMAGES, _RATE_IMAGES = 3, 4, 7, 8  # streams of the seed
+_RATED = 512  # training images whose files are counted
 _TOP = 5
 _PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -95,6 +96,7 @@ class Trainer:
         self._saved: int | None = None
         if state is not None:
             self._restore(state)
+        self.rated = None if self.rate is None else self._rated()
         self.wrapped = self._distributed()
         self.average = Average(self.network, recipe.run.ema) if recipe.run.ema else None
         if state is not None and self.average is not None:
@@ -126,11 +128,21 @@ class Trainer:
         if fresh and self.world.rank == 0:
             rng = np.random.default_rng([self.recipe.run.seed, _FIRST_IMAGES])
             chosen = np.sort(rng.permutation(self.batches.indices)[: recipe.initial_images])
-            images = EvaluationBatches(
-                self.task.images, chosen, self.augmentation, self.recipe.run, World(), self.device, self.task.on_error
-            )
-            tables = first_tables(recipe, self.task.model, images, self.task.sensitivity)
+            tables = first_tables(recipe, self.task.model, self._as_evaluated(chosen), self.task.sensitivity)
         return layer_for(recipe, tables)
+
+    def _rated(self) -> Tensor:
+        """Training images as evaluation sees them: the black borders or the enlarged details of random crops would cost
+        other bytes than what a device sends."""
+        rng = np.random.default_rng([self.recipe.run.seed, _RATE_IMAGES])
+        chosen = np.sort(rng.permutation(self.batches.indices)[:_RATED])
+        return torch.cat([micro.images for micro in self._as_evaluated(chosen)])
+
+    def _as_evaluated(self, chosen: NDArray[np.int64]) -> EvaluationBatches:
+        """Training images, of all processes, in each of them."""
+        return EvaluationBatches(
+            self.task.images, chosen, self.augmentation, self.recipe.run, World(), self.device, self.task.on_error
+        )
 
     def _distributed(self) -> nn.Module:
         """The network whose gradients are the means over all processes."""
@@ -245,11 +257,20 @@ class Trainer:
         loss = F.cross_entropy(logits, targets, label_smoothing=loss_recipe.label_smoothing)
         rate = torch.zeros((), device=self.device)
         if self.rate is not None and self.network.layer is not None:
-            rate = self.rate(self.network.layer, images)
+            rate = self.rate(self.network.layer, self._rated_now(step, index, len(images)))
         self.scaler.scale((loss + rate) / run.accumulation).backward()  # type: ignore[no-untyped-call]
         correct = (logits.detach().argmax(1) == micro.labels).sum()
         count = loss.new_full((), len(micro.labels))
         return torch.stack([loss.detach().double(), correct.double(), count.double(), rate.detach().double()])
+
+    def _rated_now(self, step: int, index: int, count: int) -> Tensor:
+        """The images whose files are counted in a pass; those of a step do not depend on the number of passes."""
+        assert self.rated is not None
+        count = self.recipe.layer.rate.images or count
+        order = np.random.default_rng([self.recipe.run.seed, _RATE_IMAGES, step]).permutation(len(self.rated))
+        begin = (index * self.world.size + self.world.rank) * count
+        chosen = order[(begin + np.arange(min(count, len(order)))) % len(order)]
+        return self.rated[torch.from_numpy(chosen).to(self.device)].float()
 
     def _logits(self, network: nn.Module, images: Tensor) -> Tensor:
         logits = network(images)
