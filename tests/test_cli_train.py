@@ -17,7 +17,7 @@ for needed in ("tqdm", "safetensors"):
     pytest.importorskip(needed)
 
 from edgejpeg import cli  # noqa: E402
-from edgejpeg.learn.recipe import load_recipe  # noqa: E402
+from edgejpeg.learn.recipe import RECIPES, load_recipe  # noqa: E402
 from edgejpeg.learn.training_run import load_run  # noqa: E402
 from edgejpeg.models import register_model, registry  # noqa: E402
 from edgejpeg.profile import Profile  # noqa: E402
@@ -103,6 +103,21 @@ def test_both_arms(folder, capsys):
     assert json.loads(out) == json.loads((folder / "base" / "run.json").read_text())
     assert not (folder / "base" / "layer.safetensors").exists()
     assert json.loads(out)["recipe"]["layer"]["enabled"] is False
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.toml")))
+def test_shipped_recipes_train(folder, capsys, name):
+    """With all that they have, on a small set."""
+    settings = ["data.size=16", "schedule.epochs=2", "schedule.warmup=0", "run.batch_size=12", "run.workers=0"]
+    settings += ["layer.initial_images=12", "optimizer.lr=0.01"]
+    code, _, err = train(capsys, folder, "--recipe", name, "--test", folder / "test", "--set", *settings)
+    assert code == 0, err
+    run = load_run(folder / "run")
+    assert run.report["steps"] == 6 and run.model.input_size == (16, 16)
+    shipped = load_recipe(name)
+    assert run.recipe.layer.initial == shipped.layer.initial and run.recipe.description == shipped.description
+    assert run.recipe.data.randaugment == shipped.data.randaugment and run.recipe.loss == shipped.loss
+    assert np.isfinite(run.report["results"]["test"]["loss"])
 
 
 def test_recipes_are_listed(capsys):
