@@ -90,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--target-bpp", type=float, help="of our arm (default: the set-up's)")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="for all arms")
     parser.add_argument("--weights", default="none", help="first weights, as of edgejpeg train (default: random)")
+    for name in ("--mean", "--std"):
+        parser.add_argument(name, nargs=3, metavar=("R", "G", "B"), help="of these weights, as of edgejpeg train")
     parser.add_argument("--device")
     parser.add_argument("--images", type=int, help="test images to measure on (default: all)")
     args = parser.parse_args(argv)
@@ -138,6 +140,9 @@ def train_command(args: argparse.Namespace, arm: str, seed: int) -> list[str]:
     for recipe in (set_up.recipe, *recipes):
         command += ["--recipe", recipe]
     command += ["--set", *(value.replace("TARGET", target) for value in values)]
+    for name in ("mean", "std"):
+        if getattr(args, name) is not None:
+            command += [f"--{name}", *getattr(args, name)]
     command += ["-o", str(run_folder(args, arm, seed)), "--resume"]
     return command if args.device is None else [*command, "--device", args.device]
 

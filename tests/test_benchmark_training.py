@@ -29,9 +29,11 @@ def benchmark(repository):
 
 
 def arguments(tmp_path, **changes):
-    values = {"set_up": "cifar10", "shared": tmp_path, "runs": tmp_path / "runs", "epochs": 3, "target_bpp": None,
-              "set": ["run.batch_size=50"], "weights": "none", "device": None, "seeds": [0, 1], "images": None,
-              "quick": False, "json": tmp_path / "results.json"}  # fmt: skip
+    values = {
+        "set_up": "cifar10", "shared": tmp_path, "runs": tmp_path / "runs", "epochs": 3, "target_bpp": None,
+        "set": ["run.batch_size=50"], "weights": "none", "mean": ["1", "2", "3"], "std": None, "device": None,
+        "seeds": [0, 1], "images": None, "quick": False, "json": tmp_path / "results.json",
+    }  # fmt: skip
     return argparse.Namespace(**{**values, **changes})
 
 
@@ -44,6 +46,7 @@ def test_every_arm_differs_in_the_layer_alone(benchmark, tmp_path):
             recipes[arm] = load_recipe(*args.recipe, settings=args.set).to_dict()
             assert recipes[arm]["run"]["seed"] == 7 and recipes[arm]["schedule"]["epochs"] == 3
             assert recipes[arm]["run"]["batch_size"] == 50
+            assert args.mean == [1, 2, 3] and args.std is None
             assert args.resume and args.output.parent == tmp_path / "runs"
         layers = {arm: recipe.pop("layer") for arm, recipe in recipes.items()}
         for recipe in recipes.values():
