@@ -142,7 +142,8 @@ def _source(args: argparse.Namespace) -> FrameSource:
     if args.size is not None or args.resize is not None:
         raise InvalidInputError("raw video is not scaled or cropped; leave --size and --resize")
     raw = sys.stdin.buffer if args.source == "-" else args.source
-    return RawSource(raw, *args.raw, args.color, limit=args.limit, every=args.every, on_error=args.on_error)
+    width, height = args.raw
+    return RawSource(raw, width, height, args.color, limit=args.limit, every=args.every, on_error=args.on_error)
 
 
 @dataclass

@@ -248,8 +248,8 @@ def _code_bits(counts: Tensor, tables: Sequence[HuffmanTable] | None, largest: i
         bits, chosen = (counts @ _stored_lengths(counts, tables)).min(1)
         written = counts.new_tensor([len(huffman.without_larger(table, largest).symbols) for table in tables])
         return bits + 8 * (_DHT + written[chosen])
-    bits = [float(n @ optimal_lengths(n)) + 8 * (_DHT + np.count_nonzero(n)) for n in counts.cpu().numpy()]
-    return counts.new_tensor(bits)
+    own = [float(n @ optimal_lengths(n)) + 8 * (_DHT + np.count_nonzero(n)) for n in counts.cpu().numpy()]
+    return counts.new_tensor(own)
 
 
 def _stored_lengths(counts: Tensor, tables: Sequence[HuffmanTable]) -> Tensor:

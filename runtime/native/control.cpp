@@ -12,7 +12,7 @@ namespace {
 // Fitted on photographs and video frames; by effort.
 constexpr double kScanBytesPerEntropyByte[2] = {1.013, 1.026};
 constexpr double kScanBytesPerBlock[2] = {0.363, 0.062};
-constexpr double kHeaderBytes[2][2] = {{330, 220}, {625, 400}};  // one component, three
+constexpr double kHeaderBytes[2][2] = {{245, 190}, {440, 320}};  // one component, three; of small files
 
 constexpr double kTolerance = 0.03;
 constexpr double kLargestRatio = 60;
