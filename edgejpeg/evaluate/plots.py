@@ -94,7 +94,7 @@ def _draw_agreement(axes: Axes, series: Sequence[Series]) -> None:
     for index, one in enumerate(series):
         _draw(axes, one.label, one.bpp, one.agreement, index)
     axes.set_title("Top class kept: higher is better")
-    axes.yaxis.set_major_formatter(ticker.PercentFormatter(xmax=1.0, decimals=0, symbol=" %"))
+    axes.yaxis.set_major_formatter(ticker.PercentFormatter(xmax=1.0, decimals=None, symbol=" %"))
     axes.set_ylabel("agreement with the clean frame")
     axes.set_ylim(top=min(1.02, axes.get_ylim()[1]))
     axes.legend(loc="lower right", frameon=False)
@@ -109,9 +109,15 @@ def _draw_changes(axes: Axes, changes: Sequence[tuple[float, Interval]], label: 
     axes.errorbar(
         [rate for rate, _ in changes], values, yerr=[below, above], fmt=MARKERS[0], ms=5, color=COLOURS[0], capsize=3
     )
-    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value * 100:+.0f} %" if value else "0"))
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: percent_label(value)))
     axes.set_title(f"Bytes of {label} for the KL that {reference} has at this rate: below zero it is the smaller")
     axes.set_ylabel("change of bytes")
+
+
+def percent_label(value: float) -> str:
+    """A change as a tick's label, with as many digits as it has up to two: ``-2.5 %`` for -.025, ``0`` for 0."""
+    percent = round(value * 100, 2)
+    return f"{percent:+g} %" if percent else "0"
 
 
 def _draw(axes: Axes, label: str, bpp: Sequence[float], values: Sequence[Interval], index: int) -> None:
