@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -182,3 +185,48 @@ def test_refused_layers_and_states(crops):
         RateTerm(weight=1)(JpegLayer(*ijg_tables(75)), images[:0])
     with pytest.raises(InvalidInputError, match="state of a rate term"):
         RateTerm(weight=1).load_state_dict({"mu": 1})
+
+
+TWO = """
+import sys
+import numpy as np, torch
+import torch.distributed as dist
+from edgejpeg.learn.layer import JpegLayer
+from edgejpeg.learn.rate_term import RateTerm
+torch.set_num_threads(1)
+folder, rank = sys.argv[1], int(sys.argv[2])
+dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+images = torch.from_numpy(np.load(f"{folder}/images.npy"))[rank::2]
+layer, term = JpegLayer(np.full((8, 8), 4.0), np.full((8, 8), 4.0), "420"), RateTerm(target_bpp=1.5)
+for _ in range(25):
+    term(layer, images).backward()
+    for parameter in (layer.luma, layer.chroma):
+        dist.all_reduce(parameter.grad)
+        parameter.data -= 0.5 * parameter.grad / 2
+        parameter.grad = None
+    term.step()
+np.savez(f"{folder}/{rank}.npz", luma=layer.luma.detach(), chroma=layer.chroma.detach(), **term.state_dict())
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_hold_one_rate_with_one_pair_of_tables(crops, tmp_path):
+    np.save(tmp_path / "images.npy", batch_of(crops).numpy())
+    (tmp_path / "two.py").write_text(TWO)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, str(tmp_path / "two.py"), str(tmp_path), str(rank)],
+            env=environment,
+            stderr=subprocess.PIPE,
+        )
+        for rank in (0, 1)
+    ]
+    for process in both:
+        _, said = process.communicate(timeout=200)
+        assert process.returncode == 0, said.decode()[-2000:]
+    first, second = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))
+    assert all(np.array_equal(first[key], second[key]) for key in first.files)
+    tables = [np.floor(first[name][0] + 0.5) for name in ("luma", "chroma")]
+    assert real_bpp(crops, tables) == pytest.approx(1.5, rel=0.03)

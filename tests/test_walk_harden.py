@@ -89,13 +89,13 @@ def test_train_harden_export_serve_send(folder):
         "train", "--model", "cifar_resnet20", "--data", "train", "--test", "test", "--recipe", "cifar100", "--recipe",
         "edgejpeg", "--set", *SETTINGS, "-o", "run", cwd=folder,
     )  # fmt: skip
-    assert "edgejpeg harden run -o profile.toml" in said
+    assert "edgejpeg harden run --data test -o profile.toml" in said
 
     hardened = json.loads(edgejpeg("harden", "run", "--data", "test", "-o", "p.toml", "--json", cwd=folder))
     rungs = {rung["rung"]: rung for rung in hardened["rungs"]}
     assert sorted(rungs) == [0, 1, 2, 3, 4] and hardened["images"] == TESTED
-    assert rungs[4]["accuracy"]["value"] > 0.9
-    assert abs(rungs[4]["difference"]["value"]) <= 0.01
+    assert rungs[4]["accuracy"]["value"] > 0.85
+    assert abs(rungs[4]["difference"]["value"]) <= 0.02
     assert rungs[4]["bpp"]["value"] == pytest.approx(TARGET, rel=0.05)
     profile, run = load_profile(folder / "p.toml"), load_run(folder / "run")
     assert (profile.luma, profile.chroma) == run.layer.tables()
