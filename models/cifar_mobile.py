@@ -80,7 +80,8 @@ class MobileNetV2(nn.Module):
 
 def _shuffled(x: Tensor) -> Tensor:
     """The two halves of the channels, one of each in turn."""
-    return x.unflatten(1, (2, x.shape[1] // 2)).transpose(1, 2).flatten(1, 2)
+    count, channels, height, width = x.shape
+    return x.reshape(count, 2, channels // 2, height, width).transpose(1, 2).flatten(1, 2)
 
 
 class ShuffleBlock(nn.Module):
@@ -88,15 +89,15 @@ class ShuffleBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.half = half = channels // 2
+        self.kept = half = channels // 2
         self.conv1, self.bn1 = _conv_bn(half, half, 1)
         self.conv2, self.bn2 = _conv_bn(half, half, 3, groups=half)
         self.conv3, self.bn3 = _conv_bn(half, half, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x[:, self.half :])))
+        out = F.relu(self.bn1(self.conv1(x[:, self.kept :])))
         out = F.relu(self.bn3(self.conv3(self.bn2(self.conv2(out)))))
-        return _shuffled(torch.cat([x[:, : self.half], out], 1))
+        return _shuffled(torch.cat([x[:, : self.kept], out], 1))
 
 
 class ShuffleDown(nn.Module):

@@ -52,6 +52,7 @@ def test_parameters_are_those_published(name):
     with torch.inference_mode():
         logits = model.module(torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
     assert logits.shape == (3, classes) and bool(torch.isfinite(logits).all()) and float(logits.std()) > 0
+    assert {p.dtype for p in model.module.half().parameters()} == {torch.float16}
 
 
 def test_names_and_defaults():

@@ -13,7 +13,7 @@ from edgejpeg._version import __version__
 from edgejpeg.errors import EdgeJpegError, InvalidInputError
 
 VERBS = (
-    "demo", "calibrate", "learn-tables", "adapt", "train", "harden",
+    "demo", "calibrate", "learn-tables", "adapt", "train", "harden", "attack", "plot",
     "encode", "bench", "info", "export", "serve", "send",
 )  # fmt: skip
 

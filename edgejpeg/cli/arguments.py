@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgejpeg.models import LoadedModel
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """``--model``, ``--weights``, ``--num-classes``, ``--mean``, ``--std``, for :func:`model_from`."""
     group = parser.add_argument_group("network")
     group.add_argument(
         "--model",
-        required=True,
+        required=required,
         help="efficientnet_lite0, for 32x32 images such as cifar_resnet20, a torchvision name such as resnet18, or "
         "timm:NAME",
     )
@@ -84,6 +84,23 @@ def add_on_error_argument(parser: argparse.ArgumentParser | argparse._ArgumentGr
         default="skip",
         help="an image that is missing or damaged: count, name and skip it, or fail (default: %(default)s)",
     )
+
+
+def add_control_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--max-bytes``, ``--target-bpp``, ``--level``, ``--slope``: who chooses the tables of a frame."""
+    budget = parser.add_argument_group("budget", "no file is larger; the tables are chosen for every image")
+    budget.add_argument("--max-bytes", type=positive_int, metavar="N", help="bytes of a file, headers included")
+    budget.add_argument("--target-bpp", type=positive_float, metavar="B", help="bits per pixel of an image")
+    levels = parser.add_argument_group("levels of a ladder profile").add_mutually_exclusive_group()
+    levels.add_argument(
+        "--level", type=int, metavar="L", help="from 0, the lowest rate; with a budget, the highest one"
+    )
+    levels.add_argument("--slope", type=float, metavar="S", help="the level at which one more costs S bytes")
+
+
+def control_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`add_control_arguments` got, as the arguments of an Encoder."""
+    return {name: getattr(args, name) for name in ("max_bytes", "target_bpp", "level", "slope")}
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, *, batch_size: int, seed_of: str) -> None:
