@@ -55,7 +55,7 @@ exec(TINY)
 
 
 @pytest.fixture(autouse=True)
-def _tiny(monkeypatch):
+def _tiny(monkeypatch, one_thread):
     monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     register_model("tiny", tiny, input_size=(16, 16), num_classes=7)  # noqa: F821
 

@@ -52,14 +52,10 @@ def with_batch_norm(num_classes):
 
 
 @pytest.fixture(autouse=True)
-def _models(monkeypatch):
+def _models(monkeypatch, one_thread):
     monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     register_model("tiny", tiny, input_size=(SIZE, SIZE), num_classes=CLASSES)  # noqa: F821
     register_model("tiny_bn", with_batch_norm, input_size=(SIZE, SIZE), num_classes=CLASSES)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def pictures(count=60, seed=5):
