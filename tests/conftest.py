@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -79,6 +79,16 @@ def photo() -> Callable[[int, int], np.ndarray]:
         return np.ascontiguousarray(np.tile(base, repeats)[:height, :width])
 
     return crop
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """PyTorch's sums in one order, so that they have the same last bits in every process."""
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import textwrap
@@ -56,7 +55,7 @@ exec(TINY)
 
 
 @pytest.fixture(autouse=True)
-def _tiny(monkeypatch):
+def _tiny(monkeypatch, one_thread):
     monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     register_model("tiny", tiny, input_size=(16, 16), num_classes=7)  # noqa: F821
 
@@ -224,7 +223,6 @@ def test_ctrl_c_saves_and_says_how_to_go_on(folder, capsys):
     assert done.returncode == 130, done.stderr
     assert "edgejpeg train: interrupted; step 3 of 8 is saved in" in done.stderr
     assert "continue with the same command and --resume" in done.stderr and "Traceback" not in done.stderr
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     code, _, err = train(capsys, folder, "--resume", "--set", "run.workers=0", "run.cache=on")
     assert code == 0, err
     assert train(capsys, folder, "-o", folder / "whole")[0] == 0
