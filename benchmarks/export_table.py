@@ -4,7 +4,8 @@
 
 One row a network: its ONNX file, its FP16 file and its engines of TensorRT-RTX, with the differences to PyTorch.
 With --shared, networks that have weights there are also run on its validation images in ONNX Runtime. Prints Markdown,
-writes JSON. A network that cannot be exported is a row with its error, and exit code 1.
+writes JSON. A network that cannot be exported is a row with its error, and exit code 1; one that half precision cannot
+hold has its reason in the FP16 column.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Row:
     onnx_seconds: float | None = None
     onnx_difference: float | None = None
     flipped: float | None = None
+    fp16_error: str | None = None
     fp16_bytes: int | None = None
     fp16_difference: float | None = None
     rtx: dict[str, Any] = field(default_factory=dict)
@@ -66,7 +68,7 @@ def default_networks() -> list[str]:
 
 def measure(name: str, shared: Path | None = None, images: int = 0) -> Row:
     """Export a network in both precisions, build both engines, and run it on real images where it has weights."""
-    from edgejpeg.errors import EdgeJpegError
+    from edgejpeg.errors import EdgeJpegError, ExportError
     from edgejpeg.export import export_engine, export_onnx, layer_from_quality
 
     row = Row(name)
@@ -78,12 +80,16 @@ def measure(name: str, shared: Path | None = None, images: int = 0) -> Row:
             start = time.perf_counter()
             full = export_onnx(model, folder, layer=layer)
             row.onnx_seconds = time.perf_counter() - start
-            half = export_onnx(model, folder, layer=layer, precision="fp16")
-            row.onnx_bytes, row.fp16_bytes = (r.onnx_path.stat().st_size for r in (full, half))
-            row.onnx_difference, row.fp16_difference = full.report.logit_error, half.report.logit_error
+            results = {"fp32": full}
+            row.onnx_bytes, row.onnx_difference = full.onnx_path.stat().st_size, full.report.logit_error
+            try:
+                half = results["fp16"] = export_onnx(model, folder, layer=layer, precision="fp16")
+                row.fp16_bytes, row.fp16_difference = half.onnx_path.stat().st_size, half.report.logit_error
+            except ExportError as error:  # deep networks with random weights overflow half precision
+                row.fp16_error = str(error)
             row.flipped = full.report.flipped / max(full.report.coefficients, 1)
             if importlib.util.find_spec("tensorrt_rtx") is not None:
-                for precision, result in (("fp32", full), ("fp16", half)):
+                for precision, result in results.items():
                     engine = export_engine(result.onnx_path, "tensorrt-rtx")
                     row.rtx[precision] = {
                         "seconds": engine.seconds,
@@ -92,7 +98,13 @@ def measure(name: str, shared: Path | None = None, images: int = 0) -> Row:
                         "layers_with_weights": engine.info.facts["layers_with_weights"],
                         "jpeg_layer_operators": engine.info.facts["jpeg_layer_operators"],
                     }
-            if shared is not None and images and model.pretrained and model.input_size == (224, 224):
+            if (
+                shared is not None
+                and images
+                and row.fp16_error is None
+                and model.pretrained
+                and model.input_size == (224, 224)
+            ):
                 files = sorted((shared / "images" / "imagenet-val800").glob("*.JPEG"))[:images]
                 row.real_images = on_real_images(model, full.onnx_path, half.onnx_path, files)
     except EdgeJpegError as error:
@@ -102,61 +114,72 @@ def measure(name: str, shared: Path | None = None, images: int = 0) -> Row:
 
 def on_real_images(model: LoadedModel, full: Path, half: Path, files: list[Path]) -> dict[str, Any]:
     """Both ONNX files against PyTorch on centre crops, on the same decoded pixels; the layer against float64."""
-    import onnx
     import torch
 
-    from edgejpeg.export.compare import run, session
-    from edgejpeg.export.functions import expose_levels
     from edgejpeg.export.layer import ExportModule
-    from edgejpeg.export.reference import quantizer_ratios
-    from edgejpeg.jpeg.tables import ijg_tables
     from edgejpeg.learn.data import read_image
 
-    tables = np.stack([table.array.reshape(64) for table in ijg_tables(QUALITY)]).astype(np.float32)
     module = ExportModule(
-        model.module,
-        size=model.input_size,
-        mean=model.mean,
-        std=model.std,
-        subsampling=SUBSAMPLING,
-        tables=tables[None],
+        model.module, size=model.input_size, mean=model.mean, std=model.std, subsampling=SUBSAMPLING, tables=_tables()
     ).eval()
-    probe, delivered = session(expose_levels(onnx.load(full))[0]), session(onnx.load(half))
-    coefficients = flipped = wrong = agree32 = agree16 = 0
-    worst32 = worst16 = 0.0
+    probe, delivered = _probe(full), _session(half.read_bytes())
+    count: dict[str, Any] = dict.fromkeys(("coefficients", "flipped", "wrong", "fp32_agreement", "fp16_agreement"), 0)
+    worst = {"fp32_difference": 0.0, "fp16_difference": 0.0}
     for start in range(0, len(files), BATCH):
         batch = np.stack([read_image(f, size=model.input_size) for f in files[start : start + BATCH]])
         feed = {"image": batch.astype(np.float32) / 255}
-        logits, decoded, *levels = run(probe, feed)
-        (halved,) = run(delivered, feed)
+        logits, decoded, *levels = probe.run(None, feed)
+        (halved,) = delivered.run(None, feed)
         with torch.no_grad():
             expected = module.classify(torch.from_numpy(decoded)).numpy()
-        spread = expected.std(axis=1)
-        worst32 = max(worst32, float((np.abs(logits - expected).max(axis=1) / spread).max()))
-        worst16 = max(worst16, float((np.abs(halved - expected).max(axis=1) / spread).max()))
-        agree32 += int((logits.argmax(1) == expected.argmax(1)).sum())
-        agree16 += int((halved.argmax(1) == expected.argmax(1)).sum())
+        for precision, found in (("fp32", logits), ("fp16", halved)):
+            error = float((np.abs(found - expected).max(axis=1) / expected.std(axis=1)).max())
+            worst[f"{precision}_difference"] = max(worst[f"{precision}_difference"], error)
+            count[f"{precision}_agreement"] += int((found.argmax(1) == expected.argmax(1)).sum())
         for index in range(len(batch)):
-            ratios = quantizer_ratios(feed["image"][index], tables, SUBSAMPLING)
-            found = [
-                block
-                for group in levels
-                for block in group[index].reshape(-1, 8, 8, *group.shape[2:]).transpose(0, 3, 4, 1, 2)
-            ]
-            for level, ratio in zip(found, ratios, strict=True):
-                coefficients += level.size
-                flipped += int((level != np.rint(ratio)).sum())
-                wrong += int((np.abs(level - ratio) > 0.501).sum())
-    return {
-        "images": len(files),
-        "coefficients": coefficients,
-        "flipped": flipped / coefficients,
-        "wrong": wrong,
-        "fp32_difference": worst32,
-        "fp32_agreement": agree32 / len(files),
-        "fp16_difference": worst16,
-        "fp16_agreement": agree16 / len(files),
-    }
+            _count_flips(count, feed["image"][index], [group[index] for group in levels])
+    for name in ("fp32_agreement", "fp16_agreement"):
+        count[name] /= len(files)
+    count["flipped"] /= count["coefficients"]
+    return {"images": len(files), **count, **worst}
+
+
+def _count_flips(count: dict[str, Any], image: np.ndarray, levels: list[np.ndarray]) -> None:
+    """Levels that are not the float64 reference's, and those of them that are off any tie."""
+    from edgejpeg.export.reference import quantizer_ratios
+
+    found = [
+        component
+        for group in levels
+        for component in group.reshape(-1, 8, 8, *group.shape[1:]).transpose(0, 3, 4, 1, 2)
+    ]
+    for level, ratio in zip(found, quantizer_ratios(image, _tables()[0], SUBSAMPLING), strict=True):
+        count["coefficients"] += level.size
+        count["flipped"] += int((level != np.rint(ratio)).sum())
+        count["wrong"] += int((np.abs(level - ratio) > 0.501).sum())
+
+
+def _tables() -> np.ndarray:
+    from edgejpeg.jpeg.tables import ijg_tables
+
+    return np.stack([table.array.reshape(64) for table in ijg_tables(QUALITY)]).astype(np.float32)[None]
+
+
+def _probe(path: Path) -> Any:
+    import onnx
+
+    from edgejpeg.export.functions import expose_levels
+
+    return _session(expose_levels(onnx.load(path))[0].SerializeToString())
+
+
+def _session(model: bytes) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # a second thread spins where the machine is not idle
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def table(rows: list[Row]) -> str:
@@ -171,9 +194,12 @@ def table(rows: list[Row]) -> str:
             continue
         engines = [row.rtx.get(precision) for precision in ("fp32", "fp16")]
         built = [f"{e['bytes'] / 1e6:.1f} MB, {e['seconds']:.1f} s" if e else "not built" for e in engines]
+        half = f"{(row.fp16_bytes or 0) / 1e6:.1f} MB | {row.fp16_difference or 0:.0e}"
+        if row.fp16_error is not None:
+            half = f"refused: {row.fp16_error.rpartition('nothing was written: ')[2]} | "
         lines.append(
             f"| {row.network} | {row.onnx_bytes / 1e6:.1f} MB, {row.onnx_seconds:.0f} s | {row.onnx_difference:.0e} "
-            f"| {row.fp16_bytes / 1e6:.1f} MB | {row.fp16_difference:.0e} | {built[0]} | {built[1]} |"
+            f"| {half} | {built[0]} | {built[1]} |"
         )
     real = [row for row in rows if row.real_images]
     if real:
@@ -209,25 +235,34 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=800, help="of --shared (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "export_table.json")
     args = parser.parse_args()
-    import onnx
-    import onnxruntime
-    import torch
-
     rows = []
     for name in args.networks or default_networks():
         rows.append(measure(name, args.shared, args.images))
         print(f"{name}: {rows[-1].error or 'done'}", file=sys.stderr)
+        _write(args.output, rows)
     print(table(rows))
+    return int(any(row.error for row in rows))
+
+
+def _write(output: Path, rows: list[Row]) -> None:
+    import onnx
+    import onnxruntime
+    import torch
+
+    kept = []
+    if output.is_file():  # rows of networks that this run does not measure stay
+        measured = {row.network for row in rows}
+        before = json.loads(output.read_text(encoding="utf-8"))["rows"]
+        kept = [row for row in before if row["network"] not in measured]
     document = {
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "onnx": onnx.__version__,
         "onnxruntime": onnxruntime.__version__,
         "layer": f"IJG quality {QUALITY}, {SUBSAMPLING}",
-        "rows": [vars(row) for row in rows],
+        "rows": [*kept, *(vars(row) for row in rows)],
     }
-    args.output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    return int(any(row.error for row in rows))
+    output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -27,12 +27,13 @@ from edgejpeg.jpeg.tables import ijg_tables
 
 MIN_IMAGES = 4
 
-LOGIT_TOLERANCE = {"fp32": 1e-4, "fp16": 0.1, "int8": 3.0}
+LOGIT_TOLERANCE = {"fp32": 1e-4, "fp16": 0.25, "int8": 3.0}
 """Largest difference of a logit on the same pixels, over the standard deviation of the image's logits.
 
-What INT8 loses depends on the network; its tolerance finds broken scales, and the agreement says the rest."""
+A correct MobileNetV2 in half precision, rounded after every layer, is .12 away, a broken one several. What INT8 loses
+depends on the network: its tolerance finds broken scales, and the agreement says the rest."""
 
-END_TO_END_TOLERANCE = {"fp32": 0.1, "fp16": 0.2, "int8": 3.0}
+END_TO_END_TOLERANCE = {"fp32": 0.1, "fp16": 0.35, "int8": 3.0}
 """The same for the delivered graph and PyTorch's own JPEG layer, where flipped coefficients move the logits."""
 
 FLIPPED_TOLERANCE = 1e-4

@@ -14,7 +14,7 @@ import onnx
 
 from edgejpeg._version import __version__
 from edgejpeg.errors import ExportError, InvalidInputError
-from edgejpeg.export.engine_build import BuildRequest
+from edgejpeg.export.engine_build import PRECISIONS, BuildRequest
 from edgejpeg.export.engine_child import run_child
 from edgejpeg.export.files import writing
 from edgejpeg.export.flavours import MODULES, not_installed
@@ -25,6 +25,9 @@ from edgejpeg.runtime.engine_info import FLAVOURS, EngineInfo, TensorInfo, file_
 
 SUFFIXES = {"tensorrt": ".engine", "tensorrt-rtx": ".rtx", "tensorrt-8.5": ".trt85.engine"}
 """How the engines' files end."""
+
+FORMS = ("layer", "pixels", "coefficients")
+"""What an exported file can be."""
 
 HARDWARE_COMPATIBILITY = ("none", "ampere_plus", "same_compute_capability")
 
@@ -137,6 +140,7 @@ def export_engine(
     options.check(flavour)
     path = Path(onnx_path)
     document = read_metadata(path)
+    _check_document(document, path)
     model = onnx.load(str(path))
     check_model(model)
     profile = profile_for(graph_inputs(model), options.ranges)
@@ -163,6 +167,7 @@ def export_engine(
             timing_cache=None if options.timing_cache is None else str(options.timing_cache),
         )
         built = run_child(request)
+        _check_types(built, model)
         info = _describe(built, document, request, path, options, command)
         write_engine_info(info, described)
         rewritten_file.unlink()
@@ -179,6 +184,31 @@ def graph_inputs(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
         for value in model.graph.input
         if value.name not in constants
     }
+
+
+def _check_document(document: dict[str, Any], path: Path) -> None:
+    for key, allowed in (("precision", tuple(PRECISIONS)), ("form", FORMS)):
+        if document.get(key) not in allowed:
+            raise ExportError(
+                f"{path}: its metadata says {key} {document.get(key)!r}, not one of {', '.join(allowed)}; export it "
+                "again with this edgejpeg"
+            )
+    for key in ("jpeg_layer", "front_end"):
+        if not isinstance(document.get(key) or {}, dict):
+            raise ExportError(f"{path}: its metadata has a damaged {key!r}; export it again with this edgejpeg")
+
+
+def _check_types(built: dict[str, Any], model: onnx.ModelProto) -> None:
+    """A parser narrows types that the library lacks, float64 for one; a caller's buffers would then be misread."""
+    wanted = {
+        value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    for entry in (*built["inputs"], *built["outputs"]):
+        if entry["dtype"] != wanted.get(entry["name"]):
+            raise ExportError(
+                f"{entry['name']!r} is {wanted.get(entry['name'])} in the graph and {entry['dtype']} in the engine"
+            )
 
 
 def _describe(

@@ -24,7 +24,7 @@ def check_model(model: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        raise ExportError(f"the graph is not valid ONNX: {error}") from error
+        raise ExportError(f"the graph is not valid ONNX: {' '.join(str(error).split())[:400]}") from error
 
 
 def rewrite_for(model: onnx.ModelProto, flavour: str, *, plugin: bool = False) -> onnx.ModelProto:

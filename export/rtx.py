@@ -13,11 +13,11 @@ from typing import Any
 from edgejpeg.errors import ExportError
 from edgejpeg.export.engine_build import JPEG_LAYER_NODES, BuildLog, BuildRequest, check_version
 
-LOWEST, BELOW = (1, 2), (2, 0)
+LOWEST, BELOW = (1, 7), (2, 0)
 
 
 class TensorRtRtx:
-    """TensorRT-RTX 1.2 and later."""
+    """TensorRT-RTX 1.7 and later."""
 
     name = "TensorRT-RTX"
 

@@ -268,7 +268,7 @@ def test_options_outside_what_is_allowed(changes, flavour, words):
 
 def broken(nodes, initializers=(), out=TensorProto.FLOAT):
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 8, 8])
-    logits = helper.make_tensor_value_info("logits", out, None)
+    logits = helper.make_tensor_value_info("logits", out, ["A", "B", "C", "D"])
     graph = helper.make_graph(nodes, "g", [image], [logits], list(initializers))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     embed_metadata(model, {"format": 1, "form": "pixels", "precision": "fp32", "jpeg_layer": None})
@@ -282,6 +282,33 @@ def node(kind, *inputs, name="body.0/X"):
 SHORT = helper.make_tensor("w", TensorProto.FLOAT, [4, 3, 3, 3], [0.0] * 108)
 SHORT.ClearField("float_data")
 SHORT.raw_data = b"\0" * 40
+
+
+@rtx
+def test_types_that_the_parser_narrows_are_an_error(tmp_path):
+    model = broken([node("Relu")], out=TensorProto.DOUBLE)
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+    onnx.save(model, tmp_path / "wide.onnx")
+    with pytest.raises(ExportError, match="'image' is float64 in the graph and float32 in the engine"):
+        export_engine(tmp_path / "wide.onnx", "tensorrt-rtx")
+
+
+@pytest.mark.parametrize(
+    "document, words",
+    [
+        ({}, "precision None"),
+        ({"precision": "fp8", "form": "layer"}, "precision 'fp8', not one of fp32, fp16, int8"),
+        ({"precision": "fp32"}, "form None"),
+        ({"precision": "fp32", "form": "layer", "jpeg_layer": "yes"}, "damaged 'jpeg_layer'"),
+    ],
+)
+def test_damaged_metadata_is_refused(tmp_path, document, words):
+    model = broken([node("Relu")])
+    embed_metadata(model, {"format": 1, **document})
+    onnx.save(model, tmp_path / "odd.onnx")
+    with pytest.raises(ExportError, match=words):
+        export_engine(tmp_path / "odd.onnx", "tensorrt-rtx")
+
 
 HOSTILE = {
     "unknown operator": broken([node("Frobnicate", name="body.0/Frobnicate")]),

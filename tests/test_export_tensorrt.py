@@ -142,6 +142,14 @@ for name in ("int8", "fp32"):
         raise SystemExit(f"{name} was not missed")
     except ExportError as raised:
         assert name in str(raised)
+class WithoutGpu(Module):
+    Builder = true.Builder  # the stub library gives a null pointer, as TensorRT does where CUDA does not start
+
+try:
+    build(WithoutGpu(), flavour, request)
+    raise SystemExit("a builder that cannot start was not noticed")
+except ExportError as raised:
+    assert "cannot start; is there a GPU" in str(raised), raised
 flags = flavour.network_flags(true, request)
 assert flags >> int(true.NetworkDefinitionCreationFlag.STRONGLY_TYPED) & 1
 print(json.dumps({"version": true.__version__, "touched": sorted(touched)}))

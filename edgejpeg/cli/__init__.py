@@ -13,7 +13,10 @@ from collections.abc import Sequence
 from edgejpeg._version import __version__
 from edgejpeg.errors import EdgeJpegError, InvalidInputError
 
-VERBS = ("demo", "calibrate", "learn-tables", "adapt", "encode", "bench", "info", "export", "verify", "serve", "send")
+VERBS = (
+    "demo", "calibrate", "learn-tables", "adapt", "train", "harden", "attack", "plot",
+    "encode", "bench", "info", "export", "verify", "serve", "send",
+)  # fmt: skip
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 

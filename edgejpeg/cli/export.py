@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgejpeg.cli.arguments import add_model_arguments, add_on_error_argument, positive_int
+from edgejpeg.cli.arguments import add_model_arguments, add_on_error_argument, model_from, positive_int
 from edgejpeg.cli.export_engines import EngineChoice, add_engine_arguments, build_engines, choose_engines
 from edgejpeg.cli.export_output import print_coefficients, print_engines, print_network
 
@@ -117,10 +117,9 @@ def _exported(args: argparse.Namespace, choice: EngineChoice) -> dict[str, Any]:
 
 def _network(args: argparse.Namespace, choice: EngineChoice) -> ExportResult:
     from edgejpeg.export import export_onnx
-    from edgejpeg.models import create_model
 
     layer = _tables(args) if args.form == "layer" else None
-    model = create_model(args.model, weights=args.weights, num_classes=args.num_classes)
+    model = model_from(args)
     inputs: dict[str, tuple[int | None, ...]] = {"image": (None, 3, *model.input_size)}
     if layer is not None and layer.tables is None:
         inputs["tables"] = (None, 2, 64)
@@ -167,6 +166,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InvalidInputError("-o DIR is needed, the folder for the files")
     given = {
         "--model": args.model is not None,
+        "--mean": args.mean is not None,
+        "--std": args.std is not None,
         "--size": args.size is not None,
         "--profile": args.profile is not None,
         "--quality": args.quality is not None,
@@ -178,7 +179,7 @@ def _check(args: argparse.Namespace) -> None:
     refused = {
         "layer": ("--size",),
         "pixels": ("--size", "--profile", "--quality", "--subsampling"),
-        "coefficients": ("--model", "--fp16", "--int8", "--input float"),
+        "coefficients": ("--model", "--mean", "--std", "--fp16", "--int8", "--input float"),
     }[args.form]
     for option in refused:
         if given[option]:
@@ -197,6 +198,8 @@ def _check_onnx(args: argparse.Namespace) -> None:
 
     of_an_export = {
         "--model": args.model,
+        "--mean": args.mean,
+        "--std": args.std,
         "--form": args.form != "layer",
         "--size": args.size,
         "--profile": args.profile,

@@ -29,6 +29,8 @@ def print_network(result: ExportResult, layer: LayerTables | None, by_default: b
     else:
         default = " (the default; choose with --quality or --profile)" if by_default else ""
         print(f"JPEG layer: {layer.subsampling}, {layer.source}{default}")
+    if layer is not None and layer.dead_zones is not None:
+        print("JPEG layer: it rounds; the profile's dead zone is in the encoder and in --form coefficients alone")
     print(f"graph: {image}{tables} -> logits (N, {document['output']['classes']}) float32, {document['precision']}")
     print(
         f"check: passed in ONNX Runtime ({', '.join(report.providers)}) against PyTorch, batches "
