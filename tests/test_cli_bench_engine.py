@@ -96,6 +96,7 @@ def test_a_network_with_and_without_the_layer(files, capsys):
         (["FILE", "--quality", "50"], "--quality is of --model"),
         (["FILE", "--fp16"], "--fp16 is of --model"),
         (["FILE", "--size", "8x8"], "--size is of --encoder"),
+        (["FILE", "--color", "nv12"], "--color is of --encoder"),
         (["--model", "resnet18", "--compare", "x.onnx"], "--compare has no place there"),
         (["--model", "resnet18", "--infStreams", "2"], "leave out --infStreams"),
         (["--model", "resnet18", "--saveEngine", "x"], "--model makes two engines"),
@@ -166,3 +167,26 @@ def test_an_engine_with_the_defaults_of_both_versions(
     assert line in out and "net.engine: tensorrt 10.3.0 (ctypes) on GPU 0" in out
     assert "JpegLayer/levels" in out and "Multiple inference streams" in out
     assert use_stub_cuda() == {}
+
+
+def test_an_engine_is_built_kept_and_timed(files, stub_trt, use_stub_cuda, tmp_path, monkeypatch, capsys):
+    """The builder is a stand-in; what happens to its files and options is not."""
+    import types
+
+    from edgejpeg.runtime.engine_info import info_path
+
+    def build(path, flavour, *, options, command):
+        assert path.is_file() and path.parent != files["layer"].parent and flavour == "tensorrt"
+        assert options.ranges["image"].optimum == (2, 3, 4, 4) and command.startswith("edgejpeg bench")
+        built = _engine(path.parent)
+        return types.SimpleNamespace(engine_path=built, info_path=info_path(built))
+
+    stub_trt.problems.clear()
+    monkeypatch.setitem(sys.modules, "tensorrt", stub_trt.module("10.3.0"))
+    monkeypatch.setattr("edgejpeg.export.export_engine", build)
+    kept = tmp_path / "kept.plan"
+    options = ["--saveEngine", str(kept), "--shapes", "image:2x3x4x4"]
+    assert _bench(files["layer"], *options) == 0
+    assert "tensorrt 10.3.0" in capsys.readouterr().out
+    assert kept.read_text() == '{"scale": 2.0}' and info_path(kept).is_file()
+    assert _bench("--loadEngine", kept) == 0

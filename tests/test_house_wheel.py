@@ -20,7 +20,7 @@ MAY_CONTAIN = [
     r"edgejpeg/[a-z_]+\.py",
     r"edgejpeg/py\.typed",
     r"edgejpeg/(jpeg|design|learn|evaluate|demo|cli|export|runtime|models)/[a-z0-9_]+\.py",
-    r"edgejpeg/runtime/(server|uplink)/[a-z0-9_]+\.py",
+    r"edgejpeg/runtime/(engines|server|uplink)/[a-z0-9_]+\.py",
     r"edgejpeg/models/profiles/[a-z0-9_.-]+\.toml",
     r"edgejpeg/learn/recipes/[a-z0-9_.-]+\.toml",
     r"edgejpeg/lib/libedgejpeg\.so",

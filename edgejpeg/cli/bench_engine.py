@@ -170,6 +170,8 @@ def _check(args: argparse.Namespace) -> None:
     for option in ("size", "source", "effort"):
         if getattr(args, option) is not None:
             raise InvalidInputError(f"--{option} is of --encoder; leave it out")
+    if args.color != "bgr":
+        raise InvalidInputError("--color is of --encoder; leave it out")
     if args.model is None:
         for option in ("fp16", "profile", "quality", "subsampling", "num_classes"):
             if getattr(args, option) not in (None, False):
