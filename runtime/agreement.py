@@ -96,8 +96,8 @@ class Agreement:
         finite = np.isfinite(one).all(axis=1) & np.isfinite(two).all(axis=1)
         self.same_top1 += int(((one.argmax(axis=1) == two.argmax(axis=1)) & finite).sum())
         unsure = np.full(len(one), self.has_layer) if flips is None else flips > 0
-        spread = one.std(axis=1) if one.shape[1] > 1 else np.abs(one[:, 0])
         with np.errstate(divide="ignore", invalid="ignore"):
+            spread = one.std(axis=1) if one.shape[1] > 1 else np.abs(one[:, 0])
             difference = np.abs(one - two).max(axis=1)
             errors = np.where(difference == 0, 0.0, difference / spread)
         errors = np.where(finite, errors, np.inf)
