@@ -140,10 +140,10 @@ def _learn(
 
     with tqdm(total=(len(rates) + 1) * args.steps, unit="step", desc="learn-tables", disable=None) as bar:
 
-        def progress(level: int, step: int, divergence: float, rate: float) -> None:
+        def progress(level: int, step: int, error: float, rate: float) -> None:
             done = step if level == 0 else (level + 1) * args.steps + step
             bar.update(done - bar.n)
-            bar.set_postfix_str(f"level {level + 1}/{len(rates)}, {rate:.3f} bpp, KL {divergence:.4f}")
+            bar.set_postfix_str(f"level {level + 1}/{len(rates)}, {rate:.3f} bpp, logits' error {error:.4f}")
 
         return learn_tables(
             model.module,
@@ -179,7 +179,7 @@ def _provenance(
         "data": args.data.resolve().name,
         "images": learned.images,
         "skipped": skipped,
-        "method": "KL(clean || compressed) at a rate, frozen network, no labels",
+        "method": "squared error of the logits at a rate, frozen network, no labels",
         "steps": args.steps,
         "batch_size": args.batch_size,
         "seed": args.seed,

@@ -1,10 +1,10 @@
 """Quantization tables learned for a frozen network, without labels: the least change of its output at a given rate.
 
-For every frequency of luma and chroma a step q and a zeroing threshold t are learned, so that the mean of
-KL(network(clean) || network(decoded file)) over a few hundred images is least at a mean rate in bits per pixel: the
-layer of JPEG-DL (Salamah, Zheng, Liu, Yang, "JPEG inspired deep learning") with the network held still, the encoder's
-own quantiser, the decoder's rounding and clamping, and a rate that counts the bits of real files. What comes out are
-integers in 1..255 and thresholds in .5..1, at the wanted rate by the real bytes of the encoder.
+For every frequency of luma and chroma a step q and a zeroing threshold t are learned, so that the logits of a network
+change least over a few hundred images at a mean rate in bits per pixel: the layer of JPEG-DL (Salamah, Zheng, Liu,
+Yang, "JPEG inspired deep learning") with the network held still, the encoder's own quantiser, the decoder's rounding
+and clamping, and a rate that counts the bits of real files. What comes out are integers in 1..255 and thresholds in
+.5..1, at the wanted rate by the real bytes of the encoder.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from edgejpeg.jpeg.reference import component_blocks
 from edgejpeg.jpeg.tables import QuantTable, ijg_tables
 from edgejpeg.learn.checkpoint import Checkpoint
 from edgejpeg.learn.frozen import frozen, weights_digest
-from edgejpeg.learn.table_search import PARAMETERS, Problem, State, Walk, shifted
+from edgejpeg.learn.table_problem import PARAMETERS, Problem, State
+from edgejpeg.learn.table_search import Walk, shifted
 from edgejpeg.learn.transform import chroma_factors
 from edgejpeg.profile import DeadZone, Level, Profile
 
@@ -110,7 +111,8 @@ def learn_tables(
         checkpoint: a file to write every ten steps, and, with ``resume``, to continue from when it exists. The result
             is that of an uninterrupted run.
         configuration: plain values that a checkpoint must share beside this function's own.
-        progress: called after every step with (level, steps done in it, mean KL of the step, estimated mean rate).
+        progress: called after every step with (level, steps done in it, mean squared error of the step's logits,
+            estimated mean rate).
 
     Raises:
         InvalidInputError: an option outside what is allowed, a rate out of reach (the message has the range), a
@@ -147,17 +149,18 @@ def learn_tables(
             length = 2 * steps if level == 0 else steps
             if state[1] == 0:
                 start = _start() if level == 0 else finished[level - 1, :PARAMETERS]
-                walking[:] = run.begin(problem, start, run.rates[level], length).state
+                known = None if level == 0 else Walk(walking, length).covariance
+                walking[:] = run.begin(problem, start, known, run.rates[level], length).state
             walk = Walk(walking, length)
             for number in range(int(state[1]), length):
                 index = _batch(problem, seed, level, number)
-                divergence, rate = walk.step(problem, number, index)
+                error, rate = walk.step(problem, number, index)
                 state[1] = number + 1
                 if store is not None and (number + 1) % _SAVE_EVERY == 0:
                     store.save(state)
                 if progress is not None:
-                    progress(level, number + 1, divergence, rate)
-            parameters, rate = run.meet(walk.result(), level)
+                    progress(level, number + 1, error, rate)
+            parameters, rate = run.meet(walk.parameters, level)
             finished[level] = [*parameters, rate, problem.mean_divergence(parameters)]
             state[:2] = level + 1, 0
             if store is not None:
@@ -215,11 +218,11 @@ class _Run:
                     f"tables of 1 give {high:.3g}; ask for a rate between"
                 )
 
-    def begin(self, problem: Problem, parameters: State, rate: float, steps: int) -> Walk:
+    def begin(self, problem: Problem, parameters: State, known: State | None, rate: float, steps: int) -> Walk:
         """The walk to a real rate: what the estimate is off by at its start is taken into its target."""
-        walk = Walk.begin(problem, parameters, rate, steps)
+        walk = Walk.begin(problem, parameters, rate, steps, known)
         bias = self.real_rate(_level(walk.parameters, 1.0)) / float(walk.start_rates.mean())
-        return walk if abs(bias - 1) < _SMALL_BIAS else Walk.begin(problem, parameters, rate / bias, steps)
+        return walk if abs(bias - 1) < _SMALL_BIAS else Walk.begin(problem, parameters, rate / bias, steps, known)
 
     def meet(self, parameters: State, number: int) -> tuple[State, float]:
         """The parameters with the common factor on the steps that gives the wanted rate in integers, and that rate."""
