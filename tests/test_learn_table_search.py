@@ -128,17 +128,28 @@ def test_parameters_stay_inside_what_a_file_holds(rng):
     assert inside[1].min() == 0.5 and inside[1].max() == 1 and (inside[1, :, 0] == 0.5).all()
 
 
-def test_slopes_are_those_of_the_mean_error_and_the_mean_rate(photo, rng):
-    """A linear network of pixels, tables shared by all images: left to autograd, in the layer's own terms."""
-    pictures = np.stack([photo(60, 90)[4 * i : 4 * i + 32, 5 * i : 5 * i + 32] for i in range(6)])
-    pictures = pictures.transpose(0, 3, 1, 2).copy()
+@pytest.fixture
+def case(photo, rng):
+    """A linear network of pixels, six pictures and some parameters."""
+    base = photo(60, 90)
+    pictures = np.stack([base[4 * i : 4 * i + 32, 5 * i : 5 * i + 32] for i in range(6)]).transpose(0, 3, 1, 2).copy()
     torch.manual_seed(4)
     network = torch.nn.Sequential(torch.nn.AvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(3 * 256, 7))
     network.requires_grad_(False)
     blocks = [component_blocks(np.ascontiguousarray(image.transpose(1, 2, 0)), "420") for image in pictures]
     planes = [torch.tensor(np.stack([b[c] for b in blocks]), dtype=torch.float32) for c in range(3)]
-    problem = Problem(network, pictures, planes, (120.0,) * 3, (60.0,) * 3, "420", 0, 4)
     parameters = np.concatenate([rng.uniform(0, 1.5, HALF), rng.uniform(0.5, 0.9, HALF)])
+    return network, pictures, planes, parameters
+
+
+def problem_of(network, pictures, planes, bfloat16=False):
+    return Problem(network, pictures, planes, (120.0,) * 3, (60.0,) * 3, "420", 0, 4, bfloat16)
+
+
+def test_slopes_are_those_of_the_mean_error_and_the_mean_rate(case):
+    """Tables that all images share: left to autograd, in the layer's own terms."""
+    network, pictures, planes, parameters = case
+    problem = problem_of(network, pictures, planes)
     index = np.array([0, 2, 3])
     found = problem.slopes(index, parameters)
 
@@ -161,3 +172,16 @@ def test_slopes_are_those_of_the_mean_error_and_the_mean_rate(photo, rng):
     (expected,) = torch.autograd.grad(rates.mean(), leaf)
     assert np.allclose(found.rates, rates.detach(), rtol=1e-6)
     assert np.allclose(found.rate_by_parameter, expected, rtol=1e-4, atol=1e-9)
+
+
+def test_bfloat16_blurs_the_slopes_and_nothing_else(case):
+    network, pictures, planes, parameters = case
+    exact, blurred = (problem_of(network, pictures, planes, bfloat16) for bfloat16 in (False, True))
+    index, parameters = np.arange(6), shifted(parameters, 2.0)
+    one, other = exact.slopes(index, parameters), blurred.slopes(index, parameters)
+    assert not np.array_equal(one.by_parameter, other.by_parameter)
+    assert np.corrcoef(one.by_parameter.mean(0), other.by_parameter.mean(0))[0, 1] > 0.9
+    assert np.array_equal(one.rates, other.rates)
+    assert np.array_equal(one.rate_by_parameter, other.rate_by_parameter)
+    assert exact.mean_divergence(parameters) == blurred.mean_divergence(parameters)
+    assert torch.equal(exact.targets, blurred.targets)

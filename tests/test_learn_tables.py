@@ -135,7 +135,7 @@ def test_interrupted_equals_uninterrupted(pictures, tmp_path, monkeypatch):
             again.append((level, step))
 
         resumed = learn(convolutions(), pictures, [5.0, 7.0], seed=3, checkpoint=path, progress=count)
-        assert len(again) < 18 and again[-1] == (1, 6)
+        assert len(again) < 18 and again[-1] == (0, 6)
         assert resumed.divergences == whole.divergences
         for ours, theirs in zip(resumed.levels, whole.levels, strict=True):
             assert ours.to_document() == theirs.to_document()

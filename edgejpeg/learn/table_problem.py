@@ -56,6 +56,8 @@ class Problem:
         mean, std: of R, G, B in 0..255.
         subsampling, effort: of the files.
         batch_size: images that the network sees at once.
+        bfloat16: whether slopes come from the network under bfloat16 autocast; answers to clean images, and
+            :meth:`mean_divergence`, never do.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Problem:
         subsampling: str,
         effort: int,
         batch_size: int,
+        bfloat16: bool = False,
     ) -> None:
         parameter = next(model.parameters(), torch.zeros(()))
         self.model, self.coefficients = model, coefficients
@@ -76,7 +79,7 @@ class Problem:
         self.std = torch.tensor(std, dtype=self.dtype, device=self.device)[:, None, None]
         self.size = (images.shape[2], images.shape[3])
         self.subsampling, self.effort = subsampling, effort
-        self.batch_size = min(batch_size, len(images))
+        self.batch_size, self.bfloat16 = min(batch_size, len(images)), bfloat16
         with torch.no_grad():
             parts = [self._logits(torch.from_numpy(part)) for part in self._parts(images)]
         self.targets = torch.cat(parts)
@@ -133,7 +136,9 @@ class Problem:
         which = torch.from_numpy(index)
         own = torch.from_numpy(parameters).repeat(len(index), 1).requires_grad_()
         steps, thresholds = self._tables(own)
-        error = (self.logits(which, steps, thresholds) - self.targets[which]).square().mean(1)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
+            logits = self.logits(which, steps, thresholds)
+        error = (logits - self.targets[which]).square().mean(1)
         (by_parameter,) = torch.autograd.grad(error.sum(), own)
         leaf = torch.from_numpy(parameters).requires_grad_()
         rates = self.bits_per_pixel(which, *self._tables(leaf))
@@ -164,6 +169,7 @@ class Problem:
             raise ModelError(
                 "the network's logits are NaN or infinite; check its weights, and the images' mean and std"
             )
+        logits = logits.to(self.dtype)
         return logits - logits.mean(1, keepdim=True)
 
 
