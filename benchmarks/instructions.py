@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import re
 import shutil
@@ -43,16 +44,17 @@ def run(*command: str | Path) -> None:
 
 
 def callgrind(folder: Path) -> Count | None:
-    """Instructions of this machine's best back end."""
+    """Instructions of the AVX2 back end, or of NEON: valgrind need not know AVX-512."""
     if shutil.which("valgrind") is None or shutil.which("gcc") is None:
         return None
     library = find_library()
     program = folder / "program"
+    environment = os.environ | {"EDGEJPEG_BACKEND": "avx2" if platform.machine() == "x86_64" else "neon"}
     run("gcc", "-O2", "-I", NATIVE, HERE / "instructions.c", library, f"-Wl,-rpath,{library.parent}", "-o", program)
 
     def count(job: Path, repeats: int) -> int:
         command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder / 'out'}", program, job, str(repeats)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
         found = re.search(r"Collected : (\d+)", done.stderr)
         if found is None:
             sys.exit(f"valgrind printed no count:\n{done.stderr}")
@@ -67,7 +69,7 @@ def emulator_trace(folder: Path) -> Count | None:
         return None
     program, part = folder / "arm", folder / "arm.o"
     run(CROSS + "gcc", "-O2", "-I", NATIVE, "-c", HERE / "instructions.c", "-o", part)
-    sources = [path for path in sorted(NATIVE.glob("*.cpp")) if "avx2" not in path.name]
+    sources = [path for path in sorted(NATIVE.glob("*.cpp")) if "avx" not in path.name]
     flags = ["-std=c++17", "-O3", "-DNDEBUG", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti", "-static"]
     run(CROSS + "g++", *flags, f'-DEDGEJPEG_VERSION="{__version__}"', *sources, part, "-o", program, "-lpthread")
     usage = subprocess.run([EMULATOR, "-help"], check=False, capture_output=True, text=True).stdout

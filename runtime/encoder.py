@@ -34,8 +34,8 @@ class Encoder:
     "JPEG compliant compression for DNN vision", ICIP 2023, Algorithms 1 and 2); with a fixed one they are the
     profile's, with a ladder those of one of its levels. Dead-zone thresholds of the profile are applied. The files are
     baseline JFIF, readable by any decoder, and depend neither on the number of threads nor on the instructions of the
-    processor (``EDGEJPEG_BACKEND`` chooses ``scalar``, ``avx2`` or ``neon``, for tests; ``reference`` works in float64
-    and equals :func:`~edgejpeg.jpeg.reference.encode_reference` to the byte).
+    processor (``EDGEJPEG_BACKEND`` chooses ``scalar``, ``avx2``, ``avx512`` or ``neon``, for tests; ``reference``
+    works in float64 and equals :func:`~edgejpeg.jpeg.reference.encode_reference` to the byte).
 
     >>> encoder = Encoder("efficientnet_lite0")
     >>> jpeg = encoder.encode(frame)
@@ -261,7 +261,7 @@ class Encoder:
     def statistics(self) -> Statistics | None:
         """The DCT statistics of the last frame; None where nothing needed them, and before a frame.
 
-        An adaptive profile, a budget, a slope, a trellis and ``measure=True`` need them.
+        An adaptive profile, a budget, a trellis and ``measure=True`` need them.
 
         lam_i is mean |C_i| (OptS eq. 12 as printed), which one pass over the frame gives: what
         :func:`~edgejpeg.design.statistics.image_statistics` gives with ``center=False``, up to the rounding of the

@@ -213,7 +213,7 @@ class NativeEncoder:
 
     @property
     def backend(self) -> str:
-        """The instructions in use: ``"scalar"``, ``"avx2"`` or ``"neon"``."""
+        """The instructions in use: ``"scalar"``, ``"avx2"``, ``"avx512"`` or ``"neon"``."""
         return str(self._library.edgejpeg_encoder_backend(self._handle).decode())
 
     def set_tables(self, luma: NDArray[np.uint8], chroma: NDArray[np.uint8] | None) -> None:

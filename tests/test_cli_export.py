@@ -16,7 +16,7 @@ pytest.importorskip("onnxscript")
 
 from edgejpeg.cli import main  # noqa: E402
 from edgejpeg.jpeg.tables import ijg_tables  # noqa: E402
-from edgejpeg.models import list_models, register_model  # noqa: E402
+from edgejpeg.models import create_model, list_models, register_model  # noqa: E402
 from edgejpeg.profile import Profile  # noqa: E402
 
 
@@ -62,6 +62,21 @@ def test_json_is_the_document(tiny, tmp_path, capsys):
     document = json.loads(capsys.readouterr().out)
     assert document == json.loads((tmp_path / f"{tiny}-jpeg.json").read_text())
     assert document["output"]["classes"] == 7
+
+
+def test_the_weights_own_normalisation(tiny, tmp_path, capsys):
+    given = ["--mean", "127.5", "127", "126", "--std", "128", "129", "130"]
+    command = ["export", "--model", tiny, "--jpeg-layer", "off", *given]
+    assert main([*command, "--json", "-o", str(tmp_path)]) == 0
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    normalised = (255 * image - torch.tensor([127.5, 127, 126])[:, None, None]) / torch.tensor([128.0, 129, 130])[
+        :, None, None
+    ]
+    expected = create_model(tiny, "none").module(normalised).detach().numpy()
+    session = ort.InferenceSession(str(tmp_path / f"{tiny}.onnx"), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"image": image.numpy()})[0], expected, atol=1e-5)
+    assert main([*command[:-1], "0", "-o", str(tmp_path)]) == 1
+    assert "the std of R, G, B is three positive, finite numbers" in capsys.readouterr().err
 
 
 def test_fixed_profile_from_a_file(tiny, tmp_path, capsys):

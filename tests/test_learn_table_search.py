@@ -168,7 +168,7 @@ def test_slopes_are_those_of_the_mean_error_and_the_mean_rate(case):
     leaf = torch.tensor(parameters, requires_grad=True)
     steps, thresholds = leaf.view(2, 2, 8, 8)[0].exp().float(), leaf.view(2, 2, 8, 8)[1].float()
     levels = [planes[c][which] / steps[min(c, 1)] for c in range(3)]
-    rates = file_bytes(levels, (32, 32), "420", thresholds=list(thresholds), effort=0) * 8 / 1024
+    rates = file_bytes(levels, (32, 32), "420", thresholds=list(thresholds), effort=0, steps=list(steps)) * 8 / 1024
     (expected,) = torch.autograd.grad(rates.mean(), leaf)
     assert np.allclose(found.rates, rates.detach(), rtol=1e-6)
     assert np.allclose(found.rate_by_parameter, expected, rtol=1e-4, atol=1e-9)

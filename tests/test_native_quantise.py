@@ -91,7 +91,7 @@ def test_a_coefficient_at_the_threshold_stays(native):
     assert block_dct(samples.astype(np.int16))[0, 0, 4, 4] == pytest.approx(-24, abs=1e-12)
     table = QuantTable(np.full((8, 8), 32))
     for threshold, level in ((0.75, -1), (np.nextafter(0.75, 1), 0)):
-        for backend in ("scalar", "avx2", "neon"):
+        for backend in ("scalar", "avx2", "avx512", "neon"):
             got = native(backend, samples, table, thresholds(None, threshold))
             assert got is None or (got[:, 4, 4] == level).all(), (backend, threshold)
 
@@ -107,22 +107,24 @@ def test_the_int16_quantiser_is_within_rounding(flat, native, rng, photo):
             assert difference.mean() <= MOST or difference.sum() == 1, name
 
 
+@pytest.mark.parametrize("backend", ["avx2", "avx512", "neon"])
 @pytest.mark.parametrize("flat", [None, 0.5, 0.8, "rounding"])
-def test_all_back_ends_give_the_same_levels(flat, native, rng, photo):
-    if native("avx2", np.zeros((8, 16), np.int8), ijg_tables(50)[0]) is None:
-        pytest.skip("this machine's processor has no avx2 back end")
+def test_all_back_ends_give_the_same_levels(flat, backend, native, rng, photo):
+    if native(backend, np.zeros((8, 16), np.int8), ijg_tables(50)[0]) is None:
+        pytest.skip(f"this machine's processor has no {backend} back end")
     dead_zone = None if flat == "rounding" else thresholds(rng, flat)
     for name, samples in strips(rng, photo).items():
         for step in (1, 5, 8, 9, 40, 255):
             table = QuantTable(np.maximum(ijg_tables(60)[0].array // 4, 1) if step == 1 else np.full((8, 8), step))
             for exactly in (False, True):
                 plain = native("scalar", samples, table, dead_zone, exactly)
-                np.testing.assert_array_equal(native("avx2", samples, table, dead_zone, exactly), plain, err_msg=name)
+                got = native(backend, samples, table, dead_zone, exactly)
+                np.testing.assert_array_equal(got, plain, err_msg=name)
 
 
 def test_half_everywhere_is_plain_rounding(native, rng, photo):
     samples = strips(rng, photo)["photo"]
-    for backend in ("scalar", "avx2", "neon", "reference"):
+    for backend in ("scalar", "avx2", "avx512", "neon", "reference"):
         for exactly in (False, True):
             plain = native(backend, samples, ijg_tables(80)[0], None, exactly)
             if plain is not None:

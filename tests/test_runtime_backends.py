@@ -1,4 +1,4 @@
-"""Back ends: the same bytes from scalar, AVX2 and NEON code, and the environment variable that chooses one."""
+"""Back ends: the same bytes from scalar, AVX2, AVX-512 and NEON code, and the environment variable that chooses one."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def choose(monkeypatch):
     return set_backend
 
 
-@pytest.mark.parametrize("name", ["avx2", "neon"])
+@pytest.mark.parametrize("name", ["avx2", "avx512", "neon"])
 @pytest.mark.parametrize("sizes", [SMALL, LARGE], ids=["small", "large"])
 def test_the_same_bytes_as_scalar(name, sizes, choose, photo, monkeypatch):
     choose(name)
@@ -203,7 +203,7 @@ def test_the_same_bytes_as_scalar(name, sizes, choose, photo, monkeypatch):
 def test_the_best_back_end_is_the_default(monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     default = NativeEncoder("420", 0, 1).backend
-    assert default in ("scalar", "avx2", "neon")
+    assert default in ("scalar", "avx2", "avx512", "neon")
     monkeypatch.setenv(VARIABLE, "")
     assert NativeEncoder("420", 0, 1).backend == default
     monkeypatch.setenv(VARIABLE, "scalar")
@@ -214,7 +214,7 @@ def test_the_best_back_end_is_the_default(monkeypatch):
 def test_unknown_back_ends(name, monkeypatch):
     monkeypatch.setenv(VARIABLE, name)
     with pytest.raises(
-        InvalidInputError, match=f'EDGEJPEG_BACKEND is "{name[:32]}"; it is scalar, reference, avx2 or neon'
+        InvalidInputError, match=f'EDGEJPEG_BACKEND is "{name[:32]}"; it is scalar, reference, avx2, avx512 or neon'
     ):
         Encoder("efficientnet_lite0")
 
@@ -321,7 +321,7 @@ def neon_program(repository, tmp_path_factory):
     (folder / "main.c").write_text(PROGRAM)
     strict = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O2", "-I", native]
     subprocess.run([CROSS + "gcc", "-std=c99", *strict, "-c", folder / "main.c", "-o", folder / "main.o"], check=True)
-    sources = [path for path in sorted(native.glob("*.cpp")) if not path.name.startswith("avx2")]
+    sources = [path for path in sorted(native.glob("*.cpp")) if not path.name.startswith("avx")]
     flags = ["-std=c++17", "-Wconversion", "-Wshadow", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti", "-static"]
     version = f'-DEDGEJPEG_VERSION="{edgejpeg.__version__}"'
     command = [CROSS + "g++", *strict, *flags, version, *sources, folder / "main.o", "-o", folder / "program"]

@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from edgejpeg._version import __version__
 from edgejpeg.errors import EdgeJpegError, InvalidInputError
 
-VERBS = ("demo", "calibrate", "learn-tables", "adapt", "encode", "bench", "info", "export", "serve", "send")
+VERBS = (
+    "demo", "calibrate", "learn-tables", "adapt", "train", "harden", "attack", "plot",
+    "encode", "bench", "info", "export", "serve", "send",
+)  # fmt: skip
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 

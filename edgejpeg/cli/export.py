@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgejpeg.cli.arguments import add_model_arguments, positive_int
+from edgejpeg.cli.arguments import add_model_arguments, model_from, positive_int
 
 if TYPE_CHECKING:
     from edgejpeg.export import ExportResult, LayerTables
@@ -65,9 +65,8 @@ def run(args: argparse.Namespace) -> int:
     layer = _layer(args)
 
     from edgejpeg.export import export_onnx
-    from edgejpeg.models import create_model
 
-    model = create_model(args.model, weights=args.weights, num_classes=args.num_classes)
+    model = model_from(args)
     result = export_onnx(
         model,
         args.output,

@@ -148,10 +148,10 @@ edgejpeg_status edgejpeg_encoder_create(const edgejpeg_options* options, edgejpe
   const char* const wanted = std::getenv("EDGEJPEG_BACKEND");
   const edgejpeg::Backend* const backend = edgejpeg::choose_backend(wanted);
   if (backend == nullptr) {
-    return fail(
-        EDGEJPEG_INVALID_ARGUMENT,
-        "EDGEJPEG_BACKEND is \"%.32s\"; it is scalar, reference, avx2 or neon where the processor has it, or not set",
-        wanted);
+    return fail(EDGEJPEG_INVALID_ARGUMENT,
+                "EDGEJPEG_BACKEND is \"%.32s\"; it is scalar, reference, avx2, avx512 or neon where the processor has "
+                "it, or not set",
+                wanted);
   }
   auto* created = new (std::nothrow) edgejpeg_encoder;
   if (created == nullptr || !created->encoder.start(*options, *backend)) {

@@ -1,4 +1,6 @@
 // The AVX2 and BMI2 back end. Two blocks share a register: one in each half.
+#include "avx2.h"
+
 #include <immintrin.h>
 
 #include "backend.h"
@@ -127,27 +129,77 @@ struct HalfSums {
   }
 };
 
+// One horizontal frequency of all pairs.
+[[gnu::noinline]] void accumulate_wide(const int16_t* line, size_t pairs, size_t u, Sums* sums) {
+  HalfSums low;
+  HalfSums high;
+  const Vector zero = _mm256_setzero_si256();
+  for (size_t left = pairs; left > 0;) {
+    Vector v[4] = {zero, zero, zero, zero};
+    const size_t taken = left < 4 ? left : 4;
+    for (size_t i = 0; i < taken; ++i) v[i] = load(line + i * kPairSize);
+    low.add(_mm256_unpacklo_epi16(v[0], v[1]), _mm256_unpacklo_epi16(v[2], v[3]));
+    high.add(_mm256_unpackhi_epi16(v[0], v[1]), _mm256_unpackhi_epi16(v[2], v[3]));
+    line += taken * kPairSize;
+    left -= taken;
+  }
+  add_lanes(low.value, sums->value + 8 * u);
+  add_lanes(high.value, sums->value + 8 * u + 4);
+  add_lanes(low.magnitude, sums->magnitude + 8 * u);
+  add_lanes(high.magnitude, sums->magnitude + 8 * u + 4);
+  add_lanes64(low.even_square, low.odd_square, sums->square + 8 * u);
+  add_lanes64(high.even_square, high.odd_square, sums->square + 8 * u + 4);
+}
+
+// The same where the magnitudes of every frequency of a block sum to less than 2^15: the 16 bits of their sum then hold
+// that of the values as well, and 32 bits that of the squares, which is at most its square. Most lines but the first,
+// with its DC, are so. False, and nothing is added, where they are not.
+bool accumulate_narrow(const int16_t* line, size_t pairs, size_t u, Sums* sums) {
+  Vector value = _mm256_setzero_si256();
+  Vector magnitude = value;
+  Vector low_square = value;
+  Vector high_square = value;
+  const auto add_squares = [&](Vector a, Vector b) {
+    const Vector low = _mm256_unpacklo_epi16(a, b);
+    const Vector high = _mm256_unpackhi_epi16(a, b);
+    low_square = _mm256_add_epi32(low_square, _mm256_madd_epi16(low, low));
+    high_square = _mm256_add_epi32(high_square, _mm256_madd_epi16(high, high));
+  };
+  for (; pairs >= 2; pairs -= 2, line += 2 * kPairSize) {
+    const Vector a = load(line);
+    const Vector b = load(line + kPairSize);
+    value = _mm256_add_epi16(_mm256_add_epi16(value, a), b);
+    magnitude = _mm256_adds_epu16(_mm256_adds_epu16(magnitude, _mm256_abs_epi16(a)), _mm256_abs_epi16(b));
+    add_squares(a, b);
+  }
+  if (pairs > 0) {
+    const Vector a = load(line);
+    value = _mm256_add_epi16(value, a);
+    magnitude = _mm256_adds_epu16(magnitude, _mm256_abs_epi16(a));
+    add_squares(a, _mm256_setzero_si256());
+  }
+  if (_mm256_testz_si256(magnitude, _mm256_set1_epi16(INT16_MIN)) == 0) return false;
+  const auto add_halves = [](Vector lanes, int64_t* to) {
+    const Vector both = _mm256_add_epi32(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(lanes)),
+                                         _mm256_cvtepi16_epi32(_mm256_extracti128_si256(lanes, 1)));
+    add_to(_mm256_cvtepi32_epi64(_mm256_castsi256_si128(both)), to);
+    add_to(_mm256_cvtepi32_epi64(_mm256_extracti128_si256(both, 1)), to + 4);
+  };
+  add_halves(value, sums->value + 8 * u);
+  add_halves(magnitude, sums->magnitude + 8 * u);
+  const auto add_square_halves = [](Vector lanes, int64_t* to) {
+    add_to(_mm256_cvtepu32_epi64(_mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1))), to);
+  };
+  add_square_halves(low_square, sums->square + 8 * u);
+  add_square_halves(high_square, sums->square + 8 * u + 4);
+  return true;
+}
+
 void accumulate(const int16_t* coefficients, size_t pairs, Sums* sums) {
   for (size_t u = 0; u < 8; ++u) {
-    HalfSums low;
-    HalfSums high;
-    const int16_t* line = coefficients + 16 * u;
-    size_t left = pairs;
-    const auto add = [&](Vector a, Vector b, Vector c, Vector d) {
-      low.add(_mm256_unpacklo_epi16(a, b), _mm256_unpacklo_epi16(c, d));
-      high.add(_mm256_unpackhi_epi16(a, b), _mm256_unpackhi_epi16(c, d));
-    };
-    for (; left >= 4; left -= 4, line += 4 * kPairSize) {
-      add(load(line), load(line + kPairSize), load(line + 2 * kPairSize), load(line + 3 * kPairSize));
-    }
-    const Vector zero = _mm256_setzero_si256();
-    for (; left > 0; --left, line += kPairSize) add(load(line), zero, zero, zero);
-    add_lanes(low.value, sums->value + 8 * u);
-    add_lanes(high.value, sums->value + 8 * u + 4);
-    add_lanes(low.magnitude, sums->magnitude + 8 * u);
-    add_lanes(high.magnitude, sums->magnitude + 8 * u + 4);
-    add_lanes64(low.even_square, low.odd_square, sums->square + 8 * u);
-    add_lanes64(high.even_square, high.odd_square, sums->square + 8 * u + 4);
+    const int16_t* const line = coefficients + 16 * u;
+    if (u > 0 && __builtin_expect(accumulate_narrow(line, pairs, u, sums), 1)) continue;
+    accumulate_wide(line, pairs, u, sums);
   }
 }
 
@@ -155,13 +207,14 @@ void accumulate(const int16_t* coefficients, size_t pairs, Sums* sums) {
 
 // Shuffles that bring the bytes of the transposed order to zigzag order: from 16 bytes to 16 bytes.
 struct ZigzagShuffles {
-  alignas(16) uint8_t index[4][4][16] = {};  // [to][from]
+  alignas(32) uint8_t index[4][4][32] = {};  // [to][from], for both halves of a register
 
   constexpr ZigzagShuffles() {
     for (size_t k = 0; k < kBlockSize; ++k) {
       const size_t from = transpose_index(kZigzag[k]);
       for (size_t part = 0; part < 4; ++part) {
-        index[k / 16][part][k % 16] = static_cast<uint8_t>(part == from / 16 ? from % 16 : 0x80);
+        const auto byte = static_cast<uint8_t>(part == from / 16 ? from % 16 : 0x80);
+        index[k / 16][part][k % 16] = index[k / 16][part][16 + k % 16] = byte;
       }
     }
   }
@@ -171,7 +224,7 @@ constexpr ZigzagShuffles kShuffles;
 
 template <size_t to, size_t from>
 inline Vector shuffle(const Vector* parts) {
-  return _mm256_shuffle_epi8(parts[from], load_twice(kShuffles.index[to][from]));
+  return _mm256_shuffle_epi8(parts[from], load(kShuffles.index[to][from]));
 }
 
 inline uint64_t nonzero_mask(Vector low, Vector high) {
@@ -210,9 +263,27 @@ inline bool has_wide_level(Vector bits, Vector first) {
   return _mm256_testz_si256(bits, large) == 0 || _mm256_testz_si256(first, without_dc) == 0;
 }
 
+// A quantiser for two blocks at once: what stands twice in memory need not be loaded before it is used.
+struct PairQuantiser {
+  Vector correction[8];
+  Vector reciprocal[8];
+  Vector scale[8];
+  Vector threshold[8];
+
+  PairQuantiser(const Quantiser& quantiser, bool has_dead_zone) {
+    for (size_t u = 0; u < 8; ++u) {
+      correction[u] = load_twice(quantiser.correction + 8 * u);
+      reciprocal[u] = load_twice(quantiser.reciprocal + 8 * u);
+      scale[u] = load_twice(quantiser.scale + 8 * u);
+      if (has_dead_zone) threshold[u] = load_twice(quantiser.threshold + 8 * u);
+    }
+  }
+};
+
 template <bool narrow, bool has_dead_zone>
 void quantise_pairs(const int16_t* coefficients, size_t pairs, const Quantiser& quantiser, Block* blocks,
                     int16_t* levels) {
+  const PairQuantiser twice(quantiser, has_dead_zone);
   for (size_t pair = 0; pair < pairs; ++pair, coefficients += kPairSize, blocks += 2, levels += kPairSize) {
     for (size_t i = 0; i < kPairSize; i += 32) __builtin_prefetch(coefficients + kPairsAhead * kPairSize + i);
     Vector lines[8];
@@ -221,11 +292,11 @@ void quantise_pairs(const int16_t* coefficients, size_t pairs, const Quantiser& 
     for (size_t u = 0; u < 8; ++u) {
       const Vector value = load(coefficients + 16 * u);
       const Vector absolute = _mm256_abs_epi16(value);
-      const Vector sum = _mm256_add_epi16(absolute, load_twice(quantiser.correction + 8 * u));
-      const Vector scaled = _mm256_mulhi_epu16(sum, load_twice(quantiser.reciprocal + 8 * u));
-      Vector magnitude = _mm256_mulhi_epu16(scaled, load_twice(quantiser.scale + 8 * u));
+      const Vector sum = _mm256_add_epi16(absolute, twice.correction[u]);
+      const Vector scaled = _mm256_mulhi_epu16(sum, twice.reciprocal[u]);
+      Vector magnitude = _mm256_mulhi_epu16(scaled, twice.scale[u]);
       if (has_dead_zone) {
-        const Vector is_below = _mm256_cmpgt_epi16(load_twice(quantiser.threshold + 8 * u), absolute);
+        const Vector is_below = _mm256_cmpgt_epi16(twice.threshold[u], absolute);
         magnitude = _mm256_andnot_si256(is_below, magnitude);
       }
       if (u == 0) {
@@ -266,7 +337,7 @@ void quantise(const int16_t* coefficients, size_t pairs, const Quantiser& quanti
 
 // --- entropy coding ---
 
-struct Compact {
+struct Move {
   static void move(const int8_t* levels, const uint8_t* order, uint8_t base, uint8_t* level, uint8_t* place) {
     const __m128i from = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(order));
     const __m128i all = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(levels));
@@ -307,15 +378,26 @@ uint8_t* append(const uint8_t* in, size_t bytes, unsigned shift, uint8_t* out) {
 
 }  // namespace
 
+void avx2_transform(const int8_t* samples, size_t stride, size_t pairs, int16_t* coefficients) {
+  transform(samples, stride, pairs, coefficients);
+}
+
+void avx2_accumulate(const int16_t* coefficients, size_t pairs, Sums* sums) { accumulate(coefficients, pairs, sums); }
+
+uint8_t* avx2_append(const uint8_t* in, size_t bytes, unsigned shift, uint8_t* out) {
+  return append(in, bytes, shift, out);
+}
+
 const Backend kAvx2Backend = {"avx2",
                               &kAvx2Colour,
-                              transform,
-                              accumulate,
+                              avx2_transform,
+                              avx2_accumulate,
                               quantise,
                               quantise_exactly,
-                              count_tokens<Compact>,
-                              write_tokens<Compact>,
-                              append,
+                              count_tokens<ByEight<Move>>,
+                              write_tokens<ByEight<Move>>,
+                              write_counted_tokens,
+                              avx2_append,
                               nullptr};
 
 }  // namespace edgejpeg

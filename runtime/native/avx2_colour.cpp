@@ -145,16 +145,18 @@ inline void store_cells(Vector red, Vector blue, int8_t* cb, int8_t* cr) {
 inline Vector add_neighbours(Vector bytes) { return _mm256_maddubs_epi16(bytes, _mm256_set1_epi8(1)); }
 
 template <size_t bytes, bool bgr>
-void convert_luma(const uint8_t* pixels, size_t count, int8_t* y) {
+void convert_luma(const uint8_t* pixels, uintptr_t ahead, size_t count, int8_t* y) {
   for (size_t x = 0; x < count; x += kPixelGroup) {
+    fetch_group(pixels + bytes * x, ahead);
     const Pixels p = load_pixels<bytes, bgr>(pixels + bytes * x);
     store_luma(differences(p), p.green, y + x);
   }
 }
 
 template <size_t bytes, bool bgr>
-void convert_444(const uint8_t* pixels, size_t count, int8_t* y, int8_t* cb, int8_t* cr) {
+void convert_444(const uint8_t* pixels, uintptr_t ahead, size_t count, int8_t* y, int8_t* cb, int8_t* cr) {
   for (size_t x = 0; x < count; x += kPixelGroup) {
+    fetch_group(pixels + bytes * x, ahead);
     const Pixels p = load_pixels<bytes, bgr>(pixels + bytes * x);
     const Differences d = differences(p);
     store_luma(d, p.green, y + x);
@@ -168,8 +170,9 @@ void convert_444(const uint8_t* pixels, size_t count, int8_t* y, int8_t* cb, int
 }
 
 template <size_t bytes, bool bgr>
-void convert_422(const uint8_t* pixels, size_t count, int8_t* y, int8_t* cb, int8_t* cr) {
+void convert_422(const uint8_t* pixels, uintptr_t ahead, size_t count, int8_t* y, int8_t* cb, int8_t* cr) {
   for (size_t x = 0; x < count; x += kPixelGroup) {
+    fetch_group(pixels + bytes * x, ahead);
     const Pixels p = load_pixels<bytes, bgr>(pixels + bytes * x);
     store_luma(differences(p), p.green, y + x);
     const Vector green = add_neighbours(p.green);
@@ -179,8 +182,11 @@ void convert_422(const uint8_t* pixels, size_t count, int8_t* y, int8_t* cb, int
 }
 
 template <size_t bytes, bool bgr>
-void convert_420(const uint8_t* const pixels[2], size_t count, int8_t* const y[2], int8_t* cb, int8_t* cr) {
+void convert_420(const uint8_t* const pixels[2], uintptr_t ahead, size_t count, int8_t* const y[2], int8_t* cb,
+                 int8_t* cr) {
   for (size_t x = 0; x < count; x += kPixelGroup) {
+    fetch_group(pixels[0] + bytes * x, ahead);
+    fetch_group(pixels[1] + bytes * x, ahead);
     const Pixels upper = load_pixels<bytes, bgr>(pixels[0] + bytes * x);
     store_luma(differences(upper), upper.green, y[0] + x);
     const Pixels lower = load_pixels<bytes, bgr>(pixels[1] + bytes * x);

@@ -14,6 +14,12 @@ namespace {
 bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
 }
+
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&
+         __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("popcnt");
+}
 #endif
 
 #if defined(__aarch64__)
@@ -31,6 +37,7 @@ bool has_neon() {
 const Backend* choose_backend(const char* name) {
   const bool any = name == nullptr || *name == 0;
 #if defined(__x86_64__)
+  if ((any || std::strcmp(name, kAvx512Backend.name) == 0) && has_avx512()) return &kAvx512Backend;
   if ((any || std::strcmp(name, kAvx2Backend.name) == 0) && has_avx2()) return &kAvx2Backend;
 #endif
 #if defined(__aarch64__)

@@ -40,6 +40,16 @@ struct McuRow {
   Plane plane[3];
 };
 
+// What count() found in a row of MCUs, for write_counted(), which then need not look for it again.
+struct CountedRow {
+  int32_t* tokens;
+  size_t capacity;
+  size_t size;  // 0: they did not fit, or the back end has none
+};
+
+// Room for the tokens of nearly every row.
+constexpr size_t kTokensOfBlock = 24;
+
 // Bytes that the entropy coder may write behind the bits of a row.
 constexpr size_t kBitSlack = 64;
 
@@ -63,12 +73,16 @@ struct Backend {
   void (*quantise_exactly)(const int8_t* samples, size_t stride, size_t columns, const uint8_t* table,
                            const double* dead_zone, Block* blocks, int16_t* levels);
 
-  // Counts the symbols of a row of MCUs. `previous_dc`: one per component, updated.
-  void (*count)(const McuRow& row, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac);
+  // Counts the symbols of a row of MCUs. `previous_dc`: one per component, updated. `counted` may be nullptr.
+  void (*count)(const McuRow& row, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac, CountedRow* counted);
 
   // Writes the codes of a row of MCUs from the first bit of `out` on, not stuffed, filled with zeros to a whole byte
   // and kBitSlack beyond. Returns the number of bits. `codes`, by slot, are parts of one object.
   size_t (*write)(const McuRow& row, int* previous_dc, const EntropyCodes* const codes[2], uint8_t* out);
+
+  // The same for a row that was counted, size > 0; the slots of `codes` stand side by side in an array. nullptr in a
+  // back end that leaves size at 0.
+  size_t (*write_counted)(const CountedRow& row, const EntropyCodes* const codes[2], uint8_t* out);
 
   // Appends `bytes` bytes to the file, moved `shift` (0..7) bits down, the gap filled from in[-1], with a zero stuffed
   // behind every 0xFF. Returns the end. Reads and writes up to kBitSlack bytes behind the end.
@@ -85,6 +99,7 @@ extern const Backend kScalarBackend;
 extern const Backend kReferenceBackend;
 #if defined(__x86_64__)
 extern const Backend kAvx2Backend;
+extern const Backend kAvx512Backend;
 #endif
 #if defined(__aarch64__)
 extern const Backend kNeonBackend;

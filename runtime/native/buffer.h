@@ -2,6 +2,10 @@
 #ifndef EDGEJPEG_BUFFER_H_
 #define EDGEJPEG_BUFFER_H_
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
@@ -26,10 +30,15 @@ class Buffer {
     if (count <= capacity_) return true;
     size_t bytes = 0;
     if (__builtin_mul_overflow(count, sizeof(T), &bytes)) return false;
-    if (__builtin_add_overflow(bytes, kAlignment - 1, &bytes)) return false;
-    bytes -= bytes % kAlignment;
-    void* grown = std::aligned_alloc(kAlignment, bytes);
+    const size_t alignment = bytes < kManyBytes ? kAlignment : kHugePage;
+    if (__builtin_add_overflow(bytes, alignment - 1, &bytes)) return false;
+    bytes -= bytes % alignment;
+    void* grown = std::aligned_alloc(alignment, bytes);
     if (grown == nullptr) return false;
+#if defined(__linux__)
+    // A wish: the coefficients of a large frame are walked through twice, and with small pages each is looked up anew.
+    if (alignment == kHugePage) madvise(grown, bytes, MADV_HUGEPAGE);
+#endif
     if (kept > 0) std::memcpy(grown, data_, kept * sizeof(T));
     std::free(data_);
     data_ = static_cast<T*>(grown);
@@ -48,6 +57,8 @@ class Buffer {
 
  private:
   static constexpr size_t kAlignment = 64;  // a cache line, and the widest vector register
+  static constexpr size_t kHugePage = size_t{2} << 20;
+  static constexpr size_t kManyBytes = size_t{1} << 20;
   T* data_ = nullptr;
   size_t capacity_ = 0;
 };

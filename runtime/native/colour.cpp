@@ -9,10 +9,8 @@ namespace {
 constexpr size_t kMaxPixelBytes = 4;
 
 // Pixels are fetched this many bytes before they are needed, at least: a processor that finds out by itself, row after
-// row, waits for them a third of the time. In chunks, since many at once would stand in the way of the conversion.
+// row, waits for them a third of the time.
 constexpr size_t kFetchAhead = 3072;
-constexpr size_t kChunk = 4 * kPixelGroup;
-constexpr size_t kCacheLine = 64;
 
 // Row `y` of the frame, or the last one below it.
 const uint8_t* row_of(const edgejpeg_image& image, size_t y) {
@@ -47,24 +45,13 @@ void extend_group(const uint8_t* row, size_t bytes, size_t width, size_t x, uint
   for (size_t i = left; i < kPixelGroup; ++i) std::memcpy(group + bytes * i, last, 3);
 }
 
-// Calls convert(pixels of each row, x, count) for the part of the rows that is there as whole groups, and then for the
-// group that must be extended. A fourth byte may be missing behind the last pixel. Meanwhile the rows of `ahead`, where
-// they are not nullptr, are fetched.
+// Calls convert(pixels of each row, ahead, x, count) for the part of the rows that is there as whole groups, and then
+// for the group that must be extended. A fourth byte may be missing behind the last pixel.
 template <size_t rows, typename Convert>
-void for_each_part(const uint8_t* const (&row)[rows], const uint8_t* const (&ahead)[rows], size_t bytes, size_t width,
-                   Convert convert) {
+void for_each_part(const uint8_t* const (&row)[rows], uintptr_t ahead, size_t bytes, size_t width, Convert convert) {
   const size_t readable = bytes == 3 ? width : width - 1;
   const size_t whole = readable / kPixelGroup * kPixelGroup;
-  for (size_t x = 0; x < whole; x += kChunk) {
-    const size_t count = std::min(kChunk, whole - x);
-    const uint8_t* chunk[rows];
-    for (size_t i = 0; i < rows; ++i) {
-      chunk[i] = row[i] + bytes * x;
-      if (ahead[i] == nullptr) continue;
-      for (size_t at = 0; at < bytes * count; at += kCacheLine) __builtin_prefetch(ahead[i] + bytes * x + at);
-    }
-    convert(chunk, x, count);
-  }
+  if (whole > 0) convert(row, ahead, size_t{0}, whole);
   if (whole == width) return;
   uint8_t groups[rows][kMaxPixelBytes * kPixelGroup] = {};
   const uint8_t* extended[rows];
@@ -72,7 +59,7 @@ void for_each_part(const uint8_t* const (&row)[rows], const uint8_t* const (&ahe
     extend_group(row[i], bytes, width, whole, groups[i]);
     extended[i] = groups[i];
   }
-  convert(extended, whole, kPixelGroup);
+  convert(extended, uintptr_t{0}, whole, kPixelGroup);
 }
 
 }  // namespace
@@ -106,14 +93,16 @@ void convert_mcu_row(const edgejpeg_image& image, const Geometry& geometry, cons
     int8_t* const luma = strip->samples[0].data() + line * vertical * stride;
     const size_t place = line + lines_ahead;
     const size_t y_ahead = (place < 8 ? mcu_row : next_mcu_row) * geometry.mcu_height() + place % 8 * vertical;
-    const uint8_t* const ahead[2] = {is_packed(image) ? row_of(image, y_ahead) : nullptr,
-                                     is_packed(image) ? row_of(image, y_ahead + 1) : nullptr};
-    const uint8_t* const first_ahead[1] = {ahead[0]};
+    // From the pixels to those that are fetched meanwhile: where they lie, so that they are not those of a copy.
+    const uintptr_t ahead = is_packed(image) ? reinterpret_cast<uintptr_t>(row_of(image, y_ahead)) -
+                                                   reinterpret_cast<uintptr_t>(row_of(image, y))
+                                             : 0;
     const uint8_t* const first[1] = {packed_row(image, y, &strip->packed[0])};
     if (geometry.components == 1) {
-      for_each_part(first, first_ahead, bytes, width, [&](const uint8_t* const(&row)[1], size_t x, size_t count) {
-        pixels.luma(row[0], count, luma + x);
-      });
+      for_each_part(first, ahead, bytes, width,
+                    [&](const uint8_t* const(&row)[1], uintptr_t fetched, size_t x, size_t count) {
+                      pixels.luma(row[0], fetched, count, luma + x);
+                    });
       continue;
     }
     const size_t chroma_stride = Strip::stride(geometry, 1);
@@ -121,18 +110,20 @@ void convert_mcu_row(const edgejpeg_image& image, const Geometry& geometry, cons
     int8_t* const cr = strip->samples[2].data() + line * chroma_stride;
     if (vertical == 2) {
       const uint8_t* const both[2] = {first[0], packed_row(image, y + 1, &strip->packed[1])};
-      for_each_part(both, ahead, bytes, width, [&](const uint8_t* const(&rows)[2], size_t x, size_t count) {
-        int8_t* const lumas[2] = {luma + x, luma + stride + x};
-        pixels.convert_420(rows, count, lumas, cb + x / 2, cr + x / 2);
-      });
+      for_each_part(both, ahead, bytes, width,
+                    [&](const uint8_t* const(&rows)[2], uintptr_t fetched, size_t x, size_t count) {
+                      int8_t* const lumas[2] = {luma + x, luma + stride + x};
+                      pixels.convert_420(rows, fetched, count, lumas, cb + x / 2, cr + x / 2);
+                    });
       continue;
     }
     const bool halved = geometry.component[0].horizontal == 2;
     const ChromaKernel convert = halved ? pixels.convert_422 : pixels.convert_444;
-    for_each_part(first, first_ahead, bytes, width, [&](const uint8_t* const(&row)[1], size_t x, size_t count) {
-      const size_t cell = halved ? x / 2 : x;
-      convert(row[0], count, luma + x, cb + cell, cr + cell);
-    });
+    for_each_part(first, ahead, bytes, width,
+                  [&](const uint8_t* const(&row)[1], uintptr_t fetched, size_t x, size_t count) {
+                    const size_t cell = halved ? x / 2 : x;
+                    convert(row[0], fetched, count, luma + x, cb + cell, cr + cell);
+                  });
   }
 }
 

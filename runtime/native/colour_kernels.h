@@ -12,12 +12,24 @@ constexpr size_t kPixelGroup = 32;
 // Kernels of planes and of interleaved chroma take this many samples of an output at a time.
 constexpr size_t kSampleGroup = 16;
 
-// Rows of interleaved pixels of one layout; `count` is a multiple of kPixelGroup. Samples are level-shifted.
-using LumaKernel = void (*)(const uint8_t* pixels, size_t count, int8_t* y);
-using ChromaKernel = void (*)(const uint8_t* pixels, size_t count, int8_t* y, int8_t* cb, int8_t* cr);
+// Rows of interleaved pixels of one layout; `count` is a multiple of kPixelGroup. Samples are level-shifted. What lies
+// `ahead` bytes from a group, forwards or, as a huge number, backwards, is fetched: it need not be memory of anyone's.
+using LumaKernel = void (*)(const uint8_t* pixels, uintptr_t ahead, size_t count, int8_t* y);
+using ChromaKernel = void (*)(const uint8_t* pixels, uintptr_t ahead, size_t count, int8_t* y, int8_t* cb, int8_t* cr);
 // Two rows: `pixels[i]` gives `y[i]`.
-using ChromaKernel420 = void (*)(const uint8_t* const pixels[2], size_t count, int8_t* const y[2], int8_t* cb,
-                                 int8_t* cr);
+using ChromaKernel420 = void (*)(const uint8_t* const pixels[2], uintptr_t ahead, size_t count, int8_t* const y[2],
+                                 int8_t* cb, int8_t* cr);
+
+namespace {
+
+// For the back ends: the cache lines in which a group of 32 pixels begins and goes on.
+[[gnu::always_inline]] inline void fetch_group(const uint8_t* pixels, uintptr_t ahead) {
+  const uintptr_t place = reinterpret_cast<uintptr_t>(pixels) + ahead;
+  __builtin_prefetch(reinterpret_cast<const void*>(place));
+  __builtin_prefetch(reinterpret_cast<const void*>(place + 64));
+}
+
+}  // namespace
 
 struct PixelKernels {
   LumaKernel luma;

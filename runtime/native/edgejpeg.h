@@ -175,10 +175,10 @@ EDGEJPEG_API const char* edgejpeg_last_error(void);
 
 EDGEJPEG_API edgejpeg_status edgejpeg_encoder_create(const edgejpeg_options* options, edgejpeg_encoder** encoder);
 
-/* The instructions that an encoder uses: "scalar", "avx2" or "neon". The best of the machine is chosen when the encoder
- * is created, or the one that the environment variable EDGEJPEG_BACKEND names, for tests: the bytes do not depend on
- * it. One more name, "reference", does everything in float64, as the Python reference does: its bytes are that one's,
- * it is slow, and up to .5 % of its levels differ by one from those of the others. NULL for NULL. */
+/* The instructions that an encoder uses: "scalar", "avx2", "avx512" or "neon". The best of the machine is chosen when
+ * the encoder is created, or the one that the environment variable EDGEJPEG_BACKEND names, for tests: the bytes do not
+ * depend on it. One more name, "reference", does everything in float64, as the Python reference does: its bytes are
+ * that one's, it is slow, and up to .5 % of its levels differ by one from those of the others. NULL for NULL. */
 EDGEJPEG_API const char* edgejpeg_encoder_backend(const edgejpeg_encoder* encoder);
 
 /* NULL is allowed. */

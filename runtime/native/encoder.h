@@ -102,6 +102,8 @@ class Encoder {
     Buffer<int16_t> levels;
     Buffer<uint8_t> bytes;  // the first one is the place of the bits left over from the row before
     size_t bits;
+    Buffer<int32_t> tokens;  // where all rows are counted before the first is coded
+    CountedRow counted;
   };
 
   [[nodiscard]] edgejpeg_status encode_reserved(const edgejpeg_image& image);
@@ -130,6 +132,7 @@ class Encoder {
   bool has_budget() const { return max_bytes_ > 0 || max_bits_per_pixel_ > 0; }
   bool needs_coefficients() const;
   bool needs_all_coefficients() const;
+  bool needs_statistics() const;
   Control given_control() const;
   double chroma_water_level() const;
   void set_control(const Control& control);

@@ -215,7 +215,7 @@ void quantise(const int16_t* coefficients, size_t pairs, const Quantiser& quanti
 
 // --- entropy coding ---
 
-struct Compact {
+struct Move {
   static void move(const int8_t* levels, const uint8_t* order, uint8_t base, uint8_t* level, uint8_t* place) {
     const uint8x8_t from = vld1_u8(order);
     vst1_u8(level, vtbl1_u8(vreinterpret_u8_s8(vld1_s8(levels)), from));
@@ -257,8 +257,9 @@ const Backend kNeonBackend = {"neon",
                               accumulate,
                               quantise,
                               quantise_exactly,
-                              count_tokens<Compact>,
-                              write_tokens<Compact>,
+                              count_tokens<ByEight<Move>>,
+                              write_tokens<ByEight<Move>>,
+                              write_counted_tokens,
                               append,
                               nullptr};
 

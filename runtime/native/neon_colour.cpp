@@ -69,13 +69,17 @@ inline void store_cells(int16x8_t red, int16x8_t blue, int8_t* cb, int8_t* cr) {
 inline int16x8_t subtract(uint16x8_t a, uint16x8_t b) { return vreinterpretq_s16_u16(vsubq_u16(a, b)); }
 
 template <size_t bytes, bool bgr>
-void convert_luma(const uint8_t* pixels, size_t count, int8_t* y) {
-  for (size_t x = 0; x < count; x += kStep) store_luma(load_pixels<bytes, bgr>(pixels + bytes * x), y + x);
+void convert_luma(const uint8_t* pixels, uintptr_t ahead, size_t count, int8_t* y) {
+  for (size_t x = 0; x < count; x += kStep) {
+    if (x % kPixelGroup == 0) fetch_group(pixels + bytes * x, ahead);
+    store_luma(load_pixels<bytes, bgr>(pixels + bytes * x), y + x);
+  }
 }
 
 template <size_t bytes, bool bgr>
-void convert_444(const uint8_t* pixels, size_t count, int8_t* y, int8_t* cb, int8_t* cr) {
+void convert_444(const uint8_t* pixels, uintptr_t ahead, size_t count, int8_t* y, int8_t* cb, int8_t* cr) {
   for (size_t x = 0; x < count; x += kStep) {
+    if (x % kPixelGroup == 0) fetch_group(pixels + bytes * x, ahead);
     const Pixels p = load_pixels<bytes, bgr>(pixels + bytes * x);
     store_luma(p, y + x);
     store_cells<0>(subtract_low(p.red, p.green), subtract_low(p.blue, p.green), cb + x, cr + x);
@@ -84,8 +88,9 @@ void convert_444(const uint8_t* pixels, size_t count, int8_t* y, int8_t* cb, int
 }
 
 template <size_t bytes, bool bgr>
-void convert_422(const uint8_t* pixels, size_t count, int8_t* y, int8_t* cb, int8_t* cr) {
+void convert_422(const uint8_t* pixels, uintptr_t ahead, size_t count, int8_t* y, int8_t* cb, int8_t* cr) {
   for (size_t x = 0; x < count; x += kStep) {
+    if (x % kPixelGroup == 0) fetch_group(pixels + bytes * x, ahead);
     const Pixels p = load_pixels<bytes, bgr>(pixels + bytes * x);
     store_luma(p, y + x);
     const uint16x8_t green = vpaddlq_u8(p.green);
@@ -94,8 +99,13 @@ void convert_422(const uint8_t* pixels, size_t count, int8_t* y, int8_t* cb, int
 }
 
 template <size_t bytes, bool bgr>
-void convert_420(const uint8_t* const pixels[2], size_t count, int8_t* const y[2], int8_t* cb, int8_t* cr) {
+void convert_420(const uint8_t* const pixels[2], uintptr_t ahead, size_t count, int8_t* const y[2], int8_t* cb,
+                 int8_t* cr) {
   for (size_t x = 0; x < count; x += kStep) {
+    if (x % kPixelGroup == 0) {
+      fetch_group(pixels[0] + bytes * x, ahead);
+      fetch_group(pixels[1] + bytes * x, ahead);
+    }
     const Pixels upper = load_pixels<bytes, bgr>(pixels[0] + bytes * x);
     const Pixels lower = load_pixels<bytes, bgr>(pixels[1] + bytes * x);
     store_luma(upper, y[0] + x);

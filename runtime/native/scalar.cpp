@@ -183,7 +183,8 @@ size_t write_row(const McuRow& row, int* previous_dc, const EntropyCodes* const 
   return finish_row(packer, out);
 }
 
-void count_row(const McuRow& row, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac) {
+void count_row(const McuRow& row, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac, CountedRow* counted) {
+  if (counted != nullptr) counted->size = 0;
   walk_any_row(
       row,
       [&](size_t c, const Block& block, const int16_t* wide) {
@@ -204,10 +205,11 @@ uint8_t* append(const uint8_t* in, size_t bytes, unsigned shift, uint8_t* out) {
 
 }  // namespace
 
-const Backend kScalarBackend = {"scalar",         &kScalarColour, transform, accumulate, quantise,
-                                quantise_exactly, count_row,      write_row, append,     nullptr};
+const Backend kScalarBackend = {"scalar",  &kScalarColour, transform, accumulate, quantise, quantise_exactly,
+                                count_row, write_row,      nullptr,   append,     nullptr};
 
-const Backend kReferenceBackend = {"reference",      &kScalarColour, transform, accumulate, quantise,
-                                   quantise_exactly, count_row,      write_row, append,     forward_dct_exactly};
+const Backend kReferenceBackend = {"reference", &kScalarColour,   transform,          accumulate,
+                                   quantise,    quantise_exactly, count_row,          write_row,
+                                   nullptr,     append,           forward_dct_exactly};
 
 }  // namespace edgejpeg

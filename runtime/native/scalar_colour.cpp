@@ -36,13 +36,13 @@ inline void chroma_samples(const Pixel& sum, int8_t* cb, int8_t* cr) {
 }
 
 template <size_t bytes, bool bgr>
-void convert_luma(const uint8_t* pixels, size_t count, int8_t* y) {
+void convert_luma(const uint8_t* pixels, uintptr_t /*ahead*/, size_t count, int8_t* y) {
   for (size_t x = 0; x < count; ++x) y[x] = luma_sample(pixel_at<bytes, bgr>(pixels, x));
 }
 
 template <size_t bytes, bool bgr>
-void convert_444(const uint8_t* pixels, size_t count, int8_t* y, int8_t* cb, int8_t* cr) {
-  convert_luma<bytes, bgr>(pixels, count, y);
+void convert_444(const uint8_t* pixels, uintptr_t /*ahead*/, size_t count, int8_t* y, int8_t* cb, int8_t* cr) {
+  convert_luma<bytes, bgr>(pixels, 0, count, y);
   for (size_t x = 0; x < count; ++x) chroma_samples<0>(pixel_at<bytes, bgr>(pixels, x), cb + x, cr + x);
 }
 
@@ -55,8 +55,8 @@ inline void add_pair(const uint8_t* pixels, size_t cell, Pixel* sum) {
 }
 
 template <size_t bytes, bool bgr>
-void convert_422(const uint8_t* pixels, size_t count, int8_t* y, int8_t* cb, int8_t* cr) {
-  convert_luma<bytes, bgr>(pixels, count, y);
+void convert_422(const uint8_t* pixels, uintptr_t /*ahead*/, size_t count, int8_t* y, int8_t* cb, int8_t* cr) {
+  convert_luma<bytes, bgr>(pixels, 0, count, y);
   for (size_t cell = 0; cell < count / 2; ++cell) {
     Pixel sum = {};
     add_pair<bytes, bgr>(pixels, cell, &sum);
@@ -65,8 +65,9 @@ void convert_422(const uint8_t* pixels, size_t count, int8_t* y, int8_t* cb, int
 }
 
 template <size_t bytes, bool bgr>
-void convert_420(const uint8_t* const pixels[2], size_t count, int8_t* const y[2], int8_t* cb, int8_t* cr) {
-  for (int row = 0; row < 2; ++row) convert_luma<bytes, bgr>(pixels[row], count, y[row]);
+void convert_420(const uint8_t* const pixels[2], uintptr_t /*ahead*/, size_t count, int8_t* const y[2], int8_t* cb,
+                 int8_t* cr) {
+  for (int row = 0; row < 2; ++row) convert_luma<bytes, bgr>(pixels[row], 0, count, y[row]);
   for (size_t cell = 0; cell < count / 2; ++cell) {
     Pixel sum = {};
     for (int row = 0; row < 2; ++row) add_pair<bytes, bgr>(pixels[row], cell, &sum);

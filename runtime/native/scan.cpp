@@ -76,7 +76,10 @@ bool Encoder::write_scan(const edgejpeg_image& image) {
     pool_.for_each(count, [&](size_t i, size_t worker) {
       StageClock clock(stages(workers_ + worker));
       Row& row = row_of(first, i);
-      row.bits = backend_->write(view(first + i, row), start_dcs_.data()[i], codes_, row.bytes.data() + 1);
+      uint8_t* const out = row.bytes.data() + 1;
+      row.bits = rows_are_filled_ && row.counted.size > 0
+                     ? backend_->write_counted(row.counted, codes_, out)
+                     : backend_->write(view(first + i, row), start_dcs_.data()[i], codes_, out);
       clock.lap(kEntropy);
     });
     StageClock clock(stages(workers_));

@@ -1,6 +1,6 @@
 // The entropy coder of the vector back ends: the bits that scalar.cpp writes, in three steps in which few branches
 // depend on the picture. For some MCUs at a time it collects the nonzero levels and their places of all blocks in one
-// array, eight places at a time; makes of each an index into EntropyCodes; and packs the words found there, four by
+// array; makes of each an index into EntropyCodes; and packs the words found there, four by
 // four. Everything is in an unnamed namespace, so that no version can stand in for another when the library is linked.
 #ifndef EDGEJPEG_TOKEN_KERNEL_H_
 #define EDGEJPEG_TOKEN_KERNEL_H_
@@ -46,7 +46,7 @@ struct Filled {
 struct Tokens {
   static constexpr size_t kEnough = 1536;
   static constexpr size_t kMaxOfBlock = 3 + 63 * 3 + 3 + 1;  // code and two parts of a value each, long runs, the end
-  static constexpr size_t kCapacity = kEnough + 6 * kMaxOfBlock + 16;
+  static constexpr size_t kCapacity = kEnough + 6 * kMaxOfBlock + kBlockSize;
 
   // A token is a level behind some zeros, or what a patch says.
   uint8_t level[kCapacity];
@@ -85,15 +85,42 @@ struct Tokens {
   return block.mask >> 63 == 0 ? tokens->put(slot, kAcCodeIndex + kEndOfBlock, filled) : filled;
 }
 
-// `Compact::move(levels, order, base, level, place)` moves the bytes `order` of eight levels to the front of `level`,
-// and writes order + base to `place`.
+// Collects the nonzero levels of a block and their places, eight places at a time.
+// `Move::move(levels, order, base, level, place)` moves the bytes `order` of eight levels to the front of `level`, and
+// writes order + base to `place`.
+template <typename Move>
+struct ByEight {
+  [[gnu::always_inline]] static inline size_t collect(const int8_t* levels, uint64_t mask, uint8_t base, uint8_t* level,
+                                                      uint8_t* place) {
+    size_t count = 0;
+    const auto move = [&]() __attribute__((always_inline)) {
+      const auto bits = static_cast<uint8_t>(mask);
+      Move::move(levels, kBitPlaces.places[bits], base, level + count, place + count);
+      count += kBitPlaces.count[bits];
+      mask >>= 8;
+      levels += 8;
+      base = static_cast<uint8_t>(base + 8);
+    };
+    // Most blocks end here; to ask whether this one has ended before would cost more.
+    move();
+    move();
+    while (mask != 0) {
+      move();
+      move();
+    }
+    return count;
+  }
+};
+
+// `Compact::collect(levels, mask, base, level, place)` writes the levels that `mask` has to the front of `level`, and
+// their places + base to `place`; up to 64 bytes of each. Returns how many they are.
 template <typename Compact>
 [[gnu::always_inline]] inline Filled collect(const Block& block, const int16_t* wide, int* previous_dc, unsigned slot,
                                              Tokens* tokens, Filled filled) {
   const int difference = block.dc - *previous_dc;
   *previous_dc = block.dc;
   const auto dc = static_cast<size_t>(difference + kSmallDc);
-  uint64_t mask = block.mask;
+  const uint64_t mask = block.mask;
   if (__builtin_expect(block.wide != 0 || dc > 2 * kSmallDc || has_long_run(mask), 0)) {
     return collect_slowly(block, wide, difference, slot, tokens, filled);
   }
@@ -101,30 +128,18 @@ template <typename Compact>
   const uint64_t end = ~mask >> 63;
   tokens->place[1 + filled.tokens] = slot_place;
   filled = tokens->put(slot, kDcIndex + dc, filled);
-  const int8_t* levels = block.levels;
-  const auto move = [&]() __attribute__((always_inline)) {
-    const auto bits = static_cast<uint8_t>(mask);
-    Compact::move(levels, kBitPlaces.places[bits], static_cast<uint8_t>((levels - block.levels) | slot_place),
-                  tokens->level + filled.tokens, tokens->place + 1 + filled.tokens);
-    filled.tokens += kBitPlaces.count[bits];
-    mask >>= 8;
-    levels += 8;
-  };
-  // Most blocks end here; to ask whether this one has ended before would cost more.
-  move();
-  move();
-  while (mask != 0) {
-    move();
-    move();
-  }
+  filled.tokens += Compact::collect(block.levels, mask, slot_place, tokens->level + filled.tokens,
+                                    tokens->place + 1 + filled.tokens);
   tokens->level[filled.tokens] = kEndLevel;
   tokens->place[1 + filled.tokens] = slot_place;
   filled.tokens += end;
   return filled;
 }
 
-// The indices of all tokens into the words of slot 0; those of slot 1 begin at `slot_1`. Behind them there are three of
+// The indices of all tokens into the words of slot 0; those of slot 1 begin at `slot_1`. Behind them there are some of
 // a word without bits.
+constexpr size_t kIndicesBehind = 5;
+
 inline void make_indices(const Tokens& tokens, Filled filled, int32_t slot_1, int32_t* index) {
   for (size_t i = 0; i < filled.tokens; ++i) {
     const int distance = tokens.place[i + 1] - tokens.place[i];
@@ -134,7 +149,7 @@ inline void make_indices(const Tokens& tokens, Filled filled, int32_t slot_1, in
     const Tokens::Patch patch = tokens.patch[i];
     index[patch.at] = (slot_1 & -(patch.index >> kSlotBit)) + (patch.index & ((1 << kSlotBit) - 1));
   }
-  for (size_t i = 0; i < 3; ++i) index[filled.tokens + i] = 0;
+  for (size_t i = 0; i < kIndicesBehind; ++i) index[filled.tokens + i] = 0;
 }
 
 // Calls use(indices, number of tokens) for some MCUs at a time, until the row is done.
@@ -177,18 +192,26 @@ inline WordPair join(uint32_t first, uint32_t second) {
     packer.waiting += length & 0xFF;
     packer.flush();
   };
-  for (size_t i = 0; i < size; i += 4) {
+  for (size_t i = 0; i < size; i += 6) {
     const WordPair first = join(words[index[i]], words[index[i + 1]]);
     const WordPair second = join(words[index[i + 2]], words[index[i + 3]]);
-    const uint32_t length = first.length + second.length;
+    const WordPair third = join(words[index[i + 4]], words[index[i + 5]]);
+    const uint32_t length = first.length + second.length + third.length;
     if (__builtin_expect((length & 0xFF) <= 56, 1)) {
-      put(first.bits << (second.length & 63) | second.bits, length);
+      put((first.bits << (second.length & 63) | second.bits) << (third.length & 63) | third.bits, length);
     } else {
       put(first.bits, first.length);
       put(second.bits, second.length);
+      put(third.bits, third.length);
     }
   }
   return packer;
+}
+
+size_t write_counted_tokens(const CountedRow& row, const EntropyCodes* const codes[2], uint8_t* out) {
+  BitPacker packer;
+  packer.out = out;
+  return finish_row(pack(row.tokens, row.size, codes[0]->words, packer), out);
 }
 
 template <typename Compact>
@@ -244,15 +267,23 @@ struct TokenSymbols {
 constexpr TokenSymbols kTokenSymbols;
 
 template <typename Compact>
-void count_tokens(const McuRow& row, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac) {
+void count_tokens(const McuRow& row, int* previous_dc, SymbolCounts* dc, SymbolCounts* ac, CountedRow* counted) {
   // Two sets in turn: the same symbol twice in a row need not wait for its own count.
   uint32_t counts[2][2 * TokenSymbols::kSlotSymbols] = {};
+  size_t kept = 0;
+  size_t all = 0;
   for_each_token<Compact>(row, previous_dc, kCodeWords, [&](const int32_t* index, size_t size) {
+    all += size;
+    if (counted != nullptr && all + kIndicesBehind <= counted->capacity) {
+      std::memcpy(counted->tokens + kept, index, (size + kIndicesBehind) * sizeof(*index));
+      kept = all;
+    }
     for (size_t i = 0; i < size; i += 2) {
       ++counts[0][kTokenSymbols.symbol[index[i]]];
       ++counts[1][kTokenSymbols.symbol[index[i + 1]]];
     }
   });
+  if (counted != nullptr) counted->size = kept == all ? all : 0;
   for (size_t slot = 0; slot < (row.components > 1 ? size_t{2} : size_t{1}); ++slot) {
     const uint32_t* const even = counts[0] + slot * TokenSymbols::kSlotSymbols;
     const uint32_t* const odd = counts[1] + slot * TokenSymbols::kSlotSymbols;
