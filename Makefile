@@ -19,7 +19,7 @@ $(VENV)/.packages: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("edgejpeg needs Python 3.10 or newer; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -q -c constraints.txt torch
-	$(PIP) install -q -c constraints.txt scikit-build-core cmake ninja
+	$(PIP) install -q -c constraints.txt scikit-build-core cmake ninja setuptools
 	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[all]'
 	touch $@
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -45,9 +46,12 @@ def python_encoders(quality: int, subsampling: str) -> dict[str, Callable[[np.nd
         sampling = turbojpeg.TJSAMP_420 if is_420 else turbojpeg.TJSAMP_444
         try:
             turbo = turbojpeg.TurboJPEG()
-            found["PyTurboJPEG"] = lambda frame: turbo.encode(frame, quality=quality, jpeg_subsample=sampling)
-        except (OSError, RuntimeError):
-            print("PyTurboJPEG is left out: it finds no libturbojpeg 3", file=sys.stderr)
+            name = f"PyTurboJPEG {importlib.metadata.version('PyTurboJPEG')}"
+            found[name] = lambda frame: turbo.encode(frame, quality=quality, jpeg_subsample=sampling)
+        except (OSError, RuntimeError) as error:
+            # Version 2 wants libturbojpeg 3; before it there is Debian's libturbojpeg0.
+            reason = " ".join(str(error).split())
+            print(f"PyTurboJPEG is left out: {reason}; with libturbojpeg 2 install PyTurboJPEG<2", file=sys.stderr)
     return found | peers_with_other_settings(quality, is_420)
 
 

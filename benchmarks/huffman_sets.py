@@ -2,14 +2,17 @@
 
     python benchmarks/huffman_sets.py --train FOLDER --test FOLDER ... [--write]
 
-The symbols of many images at many tables are clustered, each cluster with the optimal table of its symbols; Annex K's
-tables stay as one more choice. --write puts the tables into runtime/native/huffman_sets.cpp
-and edgejpeg/jpeg/huffman_sets.py; needs clang-format and ruff.
+The symbols of many images at many tables, of rounded levels and of those that the trellis weighs, are clustered, each
+cluster with the optimal table of its symbols; Annex K's tables stay as one more choice. --write puts the tables into
+runtime/native/huffman_sets.cpp and edgejpeg/jpeg/huffman_sets.py; needs cmake, clang-format and ruff.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import functools
+import importlib.util
 import json
 import subprocess
 import sys
@@ -21,13 +24,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgejpeg.design.opts import design_tables
+from edgejpeg.design.opts import design_tables, raw_water_level
 from edgejpeg.design.statistics import image_statistics
 from edgejpeg.jpeg import huffman
 from edgejpeg.jpeg.huffman import HuffmanTable
 from edgejpeg.jpeg.reference import component_blocks, quantize
 from edgejpeg.jpeg.tables import QuantTable, ijg_tables
-from edgejpeg.jpeg.zigzag import to_zigzag
+from edgejpeg.jpeg.trellis import code_lengths
+from edgejpeg.jpeg.zigzag import ZIGZAG, from_zigzag, to_zigzag
 from edgejpeg.profile import load_profile
 
 HERE = Path(__file__).resolve().parent
@@ -47,8 +51,13 @@ STANDARD = (
     huffman.STANDARD_DC_CHROMA,
     huffman.STANDARD_AC_CHROMA,
 )
-TRAINED = (3, 7, 3, 7)
+TRAINED = (3, 11, 3, 11)
 """Tables of each family besides Annex K's: kDcChoices - 1 and kAcChoices - 1 of huffman_sets.h."""
+
+TRELLIS_WEIGHT = 1.5
+"""The encoder's default: error per bit, in units of the water level or of q^2 / 12."""
+
+Tables = tuple[QuantTable, QuantTable]
 
 STARTS = 6
 """Clusterings to choose the best of: Lloyd's algorithm finds a local optimum."""
@@ -85,14 +94,24 @@ def crop(bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(bgr[:height, :width, ::-1])
 
 
-def tables_for(image: NDArray[np.uint8], subsampling: str) -> list[tuple[QuantTable, QuantTable]]:
-    """The tables that the symbols are counted with: the IJG's, flat ones, and OptS's for this image."""
-    tables = [ijg_tables(quality) for quality in QUALITIES]
+def tables_for(image: NDArray[np.uint8], subsampling: str) -> list[tuple[Tables, NDArray[np.float64], float]]:
+    """The tables that the symbols are counted with: the IJG's, flat ones, and OptS's for this image.
+
+    Each with the trellis' weights (3, 8, 8) and the error that stands for a bit, as the encoder has them.
+    """
+    tables: list[Tables] = [ijg_tables(quality) for quality in QUALITIES]
     tables += [(QuantTable(np.full((8, 8), step)), QuantTable(np.full((8, 8), step))) for step in FLAT_STEPS]
+    found = [
+        (pair, 1.0 / np.stack([pair[0].array, pair[1].array, pair[1].array]).astype(np.float64) ** 2, 1 / 12)
+        for pair in tables
+    ]
     profile = load_profile(PROFILES[subsampling])
     assert profile.sensitivity is not None
     statistics = image_statistics(image, subsampling, center=False)
-    return tables + [design_tables(profile.sensitivity, statistics, level, profile.q_max) for level in WATER_LEVELS]
+    for level in WATER_LEVELS:
+        designed = design_tables(profile.sensitivity, statistics, level, profile.q_max)
+        found.append((designed, profile.sensitivity, raw_water_level(level, profile.sensitivity)))
+    return found
 
 
 def sizes(values: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -123,20 +142,71 @@ def scan_order(blocks: NDArray[np.int32], subsampled: bool) -> NDArray[np.int64]
     return levels.reshape(rows // 2, 2, columns // 2, 2, 64).transpose(0, 2, 1, 3, 4).reshape(-1, 64)
 
 
+def count_levels(components: Sequence[NDArray[np.integer]], is_420: bool) -> tuple[NDArray[np.int64], int]:
+    """(4, 256) counts by family, and the value bits, of the levels of all components, (rows, columns, 8, 8) each."""
+    counts = np.zeros((4, 256), np.int64)
+    value_bits = 0
+    for index, levels in enumerate(components):
+        slot = min(index, 1)
+        dc, ac, bits = count_component(scan_order(levels, index == 0 and is_420))
+        counts[2 * slot] += dc
+        counts[2 * slot + 1] += ac
+        value_bits += bits
+    return counts, value_bits
+
+
+def weigh(
+    blocks: NDArray[np.float64],
+    levels: NDArray[np.integer],
+    table: QuantTable,
+    weights: NDArray[np.float64],
+    lagrangian: float,
+    counts: NDArray[np.int64],
+) -> NDArray[np.int16]:
+    """The levels that the trellis makes of rounded ones, by the compiled trellis and the optimal table of `counts`."""
+    weighed = np.ascontiguousarray(to_zigzag(levels).reshape(-1, 64), dtype=np.int16)
+    coefficients = np.ascontiguousarray(blocks, dtype=np.float32)
+    hooks().hook_trellis(
+        coefficients.ctypes.data,
+        1,
+        len(weighed),
+        table.array.astype(np.float64),
+        np.ascontiguousarray(weights, dtype=np.float64),
+        ZIGZAG.astype(np.uint8),
+        code_lengths(huffman.optimal_table(counts)),
+        lagrangian,
+        0,
+        weighed,
+    )
+    return from_zigzag(weighed).reshape(levels.shape)
+
+
+@functools.cache
+def hooks() -> ctypes.CDLL:
+    """The test hooks, which have the compiled trellis."""
+    spec = importlib.util.spec_from_file_location("hooks", HERE.parent / "runtime" / "native" / "testing" / "hooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    library: ctypes.CDLL = module.load_hooks(HERE.parent / "build" / "native-hooks")
+    return library
+
+
 def count_symbols(image: NDArray[np.uint8], subsampling: str) -> list[Frame]:
+    """Frames of rounded levels and of weighed ones, by turns."""
     components = component_blocks(image, subsampling)
+    pixels = image.shape[0] * image.shape[1]
     frames = []
-    for tables in tables_for(image, subsampling):
-        counts = np.zeros((4, 256), np.int64)
-        value_bits = 0
-        for index, blocks in enumerate(components):
-            slot = min(index, 1)
-            levels = quantize(blocks, tables[slot])
-            dc, ac, bits = count_component(scan_order(levels, index == 0 and subsampling == "420"))
-            counts[2 * slot] += dc
-            counts[2 * slot + 1] += ac
-            value_bits += bits
-        frames.append(Frame(counts, value_bits, image.shape[0] * image.shape[1]))
+    for tables, weights, lagrangian in tables_for(image, subsampling):
+        rounded = [quantize(blocks, tables[min(index, 1)]) for index, blocks in enumerate(components)]
+        counts, value_bits = count_levels(rounded, subsampling == "420")
+        frames.append(Frame(counts, value_bits, pixels))
+        weighed = [
+            weigh(blocks, levels, tables[min(i, 1)], weights[i], TRELLIS_WEIGHT * lagrangian, counts[2 * min(i, 1) + 1])
+            for i, (blocks, levels) in enumerate(zip(components, rounded, strict=True))
+        ]
+        frames.append(Frame(*count_levels(weighed, subsampling == "420"), pixels))
     return frames
 
 
@@ -162,10 +232,16 @@ def lengths(table: HuffmanTable) -> NDArray[np.int64]:
 
 
 def covering_table(counts: NDArray[np.float64], standard: HuffmanTable) -> HuffmanTable:
-    """The optimal table for relative counts, with a code for every symbol that ``standard`` has one for."""
+    """The optimal table for relative counts, with a code for every symbol that ``standard`` has one for.
+
+    Symbols of equal length are in the order of their value bits: those of levels that a frame's steps rule out stand
+    at the end, where the encoder leaves them out.
+    """
     scaled = np.round(counts / max(counts.sum(), 1e-300) * 1e6).astype(np.int64)
     scaled[list(standard.symbols)] += 1
-    return huffman.optimal_table(scaled)
+    table = huffman.optimal_table(scaled)
+    by_length = lengths(table)
+    return HuffmanTable(table.counts, tuple(sorted(table.symbols, key=lambda s: (by_length[s], s % 16, s // 16))))
 
 
 def optimal_bits(frame: Frame) -> NDArray[np.int64]:
@@ -327,12 +403,14 @@ def main() -> None:
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     choices = train(count_all(arguments.train, arguments.step))
-    rows = evaluate(count_all(arguments.test, 1), choices)
-    print("bits of the entropy-coded data, against Annex K's tables")
-    print(f"{'bpp':>9} {'files':>6} {'stored':>7} {'optimal':>8}")
-    for row in rows:
-        span = f"{row['from_bpp']:g}-{row['to_bpp']:g}"
-        print(f"{span:>9} {row['files']:>6} {row['stored']:>7.4f} {row['optimal']:>8.4f}")
+    frames = count_all(arguments.test, 1)
+    results = {"rows": evaluate(frames[::2], choices), "trellis_rows": evaluate(frames[1::2], choices)}
+    for name, rows in results.items():
+        print(f"bits of the entropy-coded data, against Annex K's tables: {name}")
+        print(f"{'bpp':>9} {'files':>6} {'stored':>7} {'optimal':>8}")
+        for row in rows:
+            span = f"{row['from_bpp']:g}-{row['to_bpp']:g}"
+            print(f"{span:>9} {row['files']:>6} {row['stored']:>7.4f} {row['optimal']:>8.4f}")
     if arguments.write:
         TARGET.write_text(source(choices), encoding="ascii")
         subprocess.run(["clang-format", "-i", TARGET], check=True)
@@ -340,7 +418,7 @@ def main() -> None:
         PYTHON_TARGET.write_text(python_source(by_slot), encoding="ascii")
         subprocess.run(["ruff", "format", PYTHON_TARGET], check=True)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps({"choices": [len(c) for c in choices], "rows": rows}, indent=1) + "\n")
+    arguments.output.write_text(json.dumps({"choices": [len(c) for c in choices], **results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@
     ├── NativeLibraryError     (RuntimeError)     libedgejpeg is missing, of another version, or failed
     ├── ServerError            (RuntimeError)     the inference server cannot start or answered with an error
     ├── TransportError         (ConnectionError)  the server cannot be reached
-    └── MissingDependencyError (ImportError)      an optional package is not installed
+    └── MissingDependencyError (ImportError)      an optional package is not installed, or there twice
 
 Every message says what failed, the value received, what is allowed, and what to do next, in one line.
 """
@@ -93,4 +93,4 @@ class TransportError(EdgeJpegError, ConnectionError):
 
 
 class MissingDependencyError(EdgeJpegError, ImportError):
-    """An optional package is not installed; the message has the pip command."""
+    """An optional package is not installed, or two that exclude each other are; the message has the pip command."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -14,13 +13,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgejpeg._optional import require
+from edgejpeg._optional import require_onnxruntime
 from edgejpeg.errors import ExportError, InvalidInputError
-from edgejpeg.export.compare import CheckReport, check_export, check_images, ijg_array
+from edgejpeg.export.compare import CheckReport, check_export, check_images, ijg_array, module_inputs
+from edgejpeg.export.files import writing
+from edgejpeg.export.int8 import int8_from_float32, split_calibration
 from edgejpeg.export.layer import ExportModule
 from edgejpeg.export.metadata import describe_export, embed_metadata
-from edgejpeg.export.onnx import check_model, check_opset, onnx_from_module
+from edgejpeg.export.onnx import check_opset, onnx_from_module
 from edgejpeg.export.precision import float16_from_float32
+from edgejpeg.export.rewrite import check_model
 from edgejpeg.jpeg.colour import check_subsampling
 from edgejpeg.jpeg.tables import QuantTable, ijg_tables
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from edgejpeg.models import LoadedModel
     from edgejpeg.profile import Profile
 
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,15 @@ class LayerTables:
         subsampling: ``"444"``, ``"422"``, ``"420"`` or ``"gray"``.
         tables: luma and chroma, constants of the graph; None makes them its second input.
         source: where the tables come from, for people.
+        profile_id: of the profile that they come from; None for others.
+        dead_zones: of the profile, luma and chroma, 8x8; the coefficient front end alone has them.
     """
 
     subsampling: str
     tables: tuple[QuantTable, QuantTable] | None
     source: str
+    profile_id: str | None = None
+    dead_zones: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
     def array(self) -> NDArray[np.float32] | None:
         """The tables as the layer takes them: (1, 2, 64) float32, row-major."""
@@ -53,7 +59,12 @@ class LayerTables:
 
     def to_document(self) -> dict[str, Any]:
         """Subsampling, tables (row-major, or the word ``"input"``) and source, as plain values."""
-        document: dict[str, Any] = {"subsampling": self.subsampling, "tables": "input", "source": self.source}
+        document: dict[str, Any] = {
+            "subsampling": self.subsampling,
+            "tables": "input",
+            "source": self.source,
+            "profile_id": self.profile_id,
+        }
         if self.tables is not None:
             luma, chroma = self.tables
             document["tables"] = {"luma": luma.array.tolist(), "chroma": chroma.array.tolist()}
@@ -105,10 +116,11 @@ def layer_from_profile(profile: Profile, subsampling: str | None = None) -> Laye
             "leave the subsampling out, or calibrate a profile for it"
         )
     source = f"{profile.kind} profile {profile.name} ({profile.profile_id})"
-    if profile.luma is None:
-        return LayerTables(profile.subsampling, None, source)
-    # A gray profile may have one table; the layer's body for gray does not look at the second.
-    return LayerTables(profile.subsampling, (profile.luma, profile.chroma or profile.luma), source)
+    # A gray profile may have one table; what is made for gray does not look at the second.
+    tables = None if profile.luma is None else (profile.luma, profile.chroma or profile.luma)
+    zone = profile.dead_zone
+    dead_zones = None if zone is None else (zone.luma, zone.luma if zone.chroma is None else zone.chroma)
+    return LayerTables(profile.subsampling, tables, source, profile.profile_id, dead_zones)
 
 
 def export_onnx(
@@ -120,8 +132,9 @@ def export_onnx(
     uint8: bool = False,
     opset: int = 18,
     images: int = 7,
+    calibration: NDArray[np.uint8] | None = None,
 ) -> ExportResult:
-    """Write a network as ``FOLDER/<model>[-jpeg][-fp16].onnx`` with a JSON of the same name beside it.
+    """Write a network as ``FOLDER/<model>[-jpeg][-fp16|-int8].onnx`` with a JSON of the same name beside it.
 
     The graph takes ``image``, (N, 3, H, W) RGB, and gives ``logits``, (N, classes) float32; N is dynamic and the
     normalisation is inside. With a layer whose tables are an input, that is ``tables``, (N or 1, 2, 64) float32.
@@ -131,10 +144,12 @@ def export_onnx(
         model: from :func:`edgejpeg.models.create_model`.
         folder: made when it does not exist.
         layer: the JPEG layer in front, or None for the network alone.
-        precision: ``"fp32"``, or ``"fp16"`` for a backbone in half precision.
+        precision: ``"fp32"``, ``"fp16"`` for a backbone in half precision, or ``"int8"`` for one with Q/DQ nodes.
         uint8: the image is uint8 in 0..255 instead of float32 in 0..1.
         opset: of ONNX, 18 to 23.
-        images: for the check, at least 4.
+        images: for the check, at least 4; not looked at with ``calibration``.
+        calibration: for ``"int8"``: (count, 3, H, W) uint8 RGB, preprocessed as the network wants them, 8 or better
+            some hundred; a quarter of them, at most 32, is held out for the check.
 
     Raises:
         InvalidInputError: an option outside what is allowed.
@@ -143,12 +158,17 @@ def export_onnx(
     check_opset(opset)
     if precision not in PRECISIONS:
         raise InvalidInputError(f"precision is one of {', '.join(PRECISIONS)}; got {precision!r}")
-    require("onnxruntime", extra="ort", purpose="the check of edgejpeg export")
-    pictures = check_images(images, model.input_size)
+    require_onnxruntime(purpose="the check of edgejpeg export")
+    if (precision == "int8") != (calibration is not None):
+        raise InvalidInputError("int8 needs calibration images, and only int8 takes them")
+    if calibration is None:
+        pictures = check_images(images, model.input_size)
+    else:
+        calibration, pictures = split_calibration(_fitting(calibration, model.input_size))
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", model.name)
-    stem = name + ("-jpeg" if layer else "") + ("-fp16" if precision == "fp16" else "")
+    stem = name + ("-jpeg" if layer else "") + ("" if precision == "fp32" else f"-{precision}")
     folder = Path(folder)
-    with _writing(folder / f"{stem}.onnx", folder / f"{stem}.json") as (onnx_file, json_file):
+    with writing(folder / f"{stem}.onnx", folder / f"{stem}.json") as (onnx_file, json_file):
         module = ExportModule(
             model.module,
             size=model.input_size,
@@ -169,7 +189,9 @@ def export_onnx(
         )
         if precision == "fp16":
             graph = float16_from_float32(graph)
-            check_model(graph)
+        elif calibration is not None:
+            graph = int8_from_float32(graph, _feeds(module, calibration, list(inputs)))
+        check_model(graph)
         report = check_export(graph, module, pictures, input_names=list(inputs), precision=precision)
         if not report.passed:
             raise ExportError(
@@ -190,6 +212,21 @@ def export_onnx(
     return ExportResult(folder / f"{stem}.onnx", folder / f"{stem}.json", document, report)
 
 
+def _fitting(images: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (3, *size):
+        raise InvalidInputError(
+            f"calibration images are (count, 3, {size[0]}, {size[1]}) uint8 for this network; got {images.shape} "
+            f"{images.dtype}"
+        )
+    return images
+
+
+def _feeds(module: ExportModule, images: NDArray[np.uint8], names: list[str]) -> Iterator[dict[str, NDArray[Any]]]:
+    for start in range(0, len(images), 8):
+        inputs = module_inputs(module, images[start : start + 8], shared=False)
+        yield {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
+
+
 def _example_inputs(model: LoadedModel, uint8: bool, tables_are_input: bool) -> dict[str, torch.Tensor]:
     # Two images: an axis of size one would be taken for a constant.
     image = torch.zeros((2, 3, *model.input_size), dtype=torch.uint8 if uint8 else torch.float32)
@@ -197,25 +234,3 @@ def _example_inputs(model: LoadedModel, uint8: bool, tables_are_input: bool) -> 
     if tables_are_input:
         inputs["tables"] = torch.from_numpy(np.stack([ijg_array(75)] * 2))
     return inputs
-
-
-@contextlib.contextmanager
-def _writing(*targets: Path) -> Iterator[list[Path]]:
-    """Temporary files beside the targets, opened at once so that a folder that cannot be written is known before the
-    work; moved into place at the end, removed on any error."""
-    temporary = [target.with_name(f".{target.name}.writing") for target in targets]
-    try:
-        targets[0].parent.mkdir(parents=True, exist_ok=True)
-        for file in temporary:
-            file.touch()
-        yield temporary
-        for file, target in zip(temporary, targets, strict=True):
-            file.replace(target)
-    except OSError as error:
-        raise ExportError(
-            f"cannot write into {targets[0].parent}: {error.strerror or error}; give another folder with -o"
-        ) from error
-    finally:
-        for file in temporary:
-            with contextlib.suppress(OSError):
-                file.unlink(missing_ok=True)

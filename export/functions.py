@@ -75,6 +75,8 @@ def jpeg_function(subsampling: str, opset: int) -> onnx.FunctionProto:
         _constant("one", np.array(1, dtype=np.float32)),
         helper.make_node("Clip", ["rgb", "zero", "one"], ["decoded"]),
     ]
+    for node in nodes:  # so that engines, which inline the function, still tell what belongs to it
+        node.name = f"{OP_TYPE}/{node.output[0]}"
     return helper.make_function(
         DOMAIN,
         OP_TYPE,

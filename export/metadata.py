@@ -49,6 +49,7 @@ def describe_export(
         "weights_sha256": model.weights_sha256,
         "pretrained": model.pretrained,
         "notice": export_notice(model),
+        "form": "pixels" if jpeg_layer is None else "layer",
         "input": {
             "name": "image",
             "dtype": "uint8" if uint8 else "float32",

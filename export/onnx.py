@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import logging
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from edgejpeg.errors import ExportError, InvalidInputError
 from edgejpeg.export.functions import DOMAIN, DOMAIN_VERSION, jpeg_function
+from edgejpeg.export.rewrite import check_model
 
 MIN_OPSET, MAX_OPSET = 18, 23
 
@@ -70,13 +72,16 @@ def onnx_from_module(
                 verbose=False,
             )
     except Exception as error:  # the exporter raises many kinds, all of them about this module
-        raise ExportError(f"PyTorch cannot export this network to ONNX opset {opset}: {_root_cause(error)}") from error
+        raise ExportError(
+            f"PyTorch cannot export this network to ONNX opset {opset}{_failing_place(error)}: {_root_cause(error)}"
+        ) from error
     if program is None:
         raise ExportError(f"PyTorch gave no ONNX program for opset {opset}")
     model: onnx.ModelProto = program.model_proto
     standard = {entry.domain: entry.version for entry in model.opset_import}.get("", 0)
     if standard != opset:
         raise ExportError(f"the network needs ONNX opset {standard}, and {opset} was asked for; try --opset {standard}")
+    _name_nodes(model.graph)
     _strip_traces(model)
     if subsampling is not None:
         attach_jpeg_function(model, subsampling, opset)
@@ -93,12 +98,15 @@ def attach_jpeg_function(model: onnx.ModelProto, subsampling: str, opset: int) -
         model.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
 
 
-def check_model(model: onnx.ModelProto) -> None:
-    """Full check of a model's structure and types, or :class:`ExportError`."""
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        raise ExportError(f"the exported graph is not valid ONNX: {error}") from error
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    """Name every node ``<path of its module>/<operator>``, so that messages and profiles of engines can be read."""
+    taken: dict[str, int] = {}
+    for node in graph.node:
+        scopes = next((e.value for e in node.metadata_props if e.key == "pkg.torch.onnx.name_scopes"), "[]")
+        path = [scope for scope in ast.literal_eval(scopes)[:-1] if scope]
+        name = f"{path[-1]}/{node.op_type}" if path else node.op_type
+        count = taken[name] = taken.get(name, 0) + 1
+        node.name = name if count == 1 else f"{name}_{count}"
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:
@@ -120,6 +128,23 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(previous)
+
+
+def _failing_place(error: BaseException) -> str:
+    """The operator that could not be lowered and the path of its module, when the exporter was at one."""
+    cause: BaseException | None = error
+    place = ""
+    while cause is not None:
+        frame = cause.__traceback__
+        while frame is not None:
+            node = frame.tb_frame.f_locals.get("node")
+            if isinstance(node, torch.fx.Node) and node.op == "call_function":
+                stack = node.meta.get("nn_module_stack") or {}
+                paths = [str(path) for path, _kind in stack.values() if path]
+                place = f" at {node.target} in {paths[-1] if paths else 'the network itself'}"
+            frame = frame.tb_next
+        cause = cause.__cause__
+    return place
 
 
 def _root_cause(error: BaseException) -> str:

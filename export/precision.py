@@ -34,7 +34,7 @@ def float16_from_float32(model: onnx.ModelProto) -> onnx.ModelProto:
     _check_range(model)
     half = onnx.ModelProto()
     half.CopyFrom(model)
-    blocked = _float32_nodes(half.graph)
+    blocked = float32_nodes(half.graph)
     converter = require("onnxconverter_common.float16", extra="export", purpose="edgejpeg export --fp16")
     with warnings.catch_warnings():
         # It warns about weights below the smallest half, which it rounds away from zero.
@@ -51,7 +51,7 @@ def float16_from_float32(model: onnx.ModelProto) -> onnx.ModelProto:
     return half
 
 
-def _float32_nodes(graph: onnx.GraphProto) -> set[str]:
+def float32_nodes(graph: onnx.GraphProto) -> set[str]:
     """Names of the nodes that stay in float32: ``edgejpeg`` nodes, their ancestors, and casts to float32."""
     for index, node in enumerate(graph.node):
         node.name = node.name or f"{node.op_type}_{index}"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import fnmatch
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgejpeg._optional import require
 from edgejpeg.errors import ModelError
+from edgejpeg.models.cifar import cifar_names, cifar_spec
 from edgejpeg.models.lite import efficientnet_lite0
 from edgejpeg.models.spec import IMAGENET_MEAN, IMAGENET_STD, LoadedModel, ModelSpec
 from edgejpeg.models.timm_zoo import PREFIX as TIMM_PREFIX
@@ -20,9 +24,12 @@ if TYPE_CHECKING:
     import torch
 
 RANDOM_SEED = 0
-"""Random weights are made with this seed, so that they are the same in every process."""
+"""Random weights are made with this seed by default, so that they are the same in every process."""
 
-_registered: dict[str, Callable[[], ModelSpec]] = {"efficientnet_lite0": efficientnet_lite0}
+_registered: dict[str, Callable[[], ModelSpec]] = {
+    "efficientnet_lite0": efficientnet_lite0,
+    **{name: partial(cifar_spec, name) for name in cifar_names()},
+}
 
 
 def register_model(
@@ -90,34 +97,58 @@ def list_models(pattern: str = "*") -> list[str]:
     return fnmatch.filter(sorted({*_registered, *torchvision_names()}), pattern)
 
 
-def create_model(name: str, weights: str = "auto", num_classes: int | None = None) -> LoadedModel:
+def create_model(
+    name: str,
+    weights: str = "auto",
+    num_classes: int | None = None,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = RANDOM_SEED,
+) -> LoadedModel:
     """Make a network and load its weights.
 
     Args:
-        name: ``"efficientnet_lite0"``, a registered name, a torchvision name such as ``"resnet18"``, or
-            ``"timm:NAME"``.
+        name: ``"efficientnet_lite0"``, one for 32x32 images such as ``"cifar_resnet20"``, a registered name, a
+            torchvision name such as ``"resnet18"``, or ``"timm:NAME"``.
         weights: ``"auto"``: pretrained weights that are on this machine already (packaged or cached), without any
-            network, else random ones, and :attr:`LoadedModel.notice` says so; ``"none"``: random weights, seed 0;
+            network, else random ones, and :attr:`LoadedModel.notice` says so; ``"none"``: random weights;
             ``"default"``: the pretrained weights, downloaded when they are not here; or a ``.pth``, ``.pt`` or
             ``.safetensors`` file.
         num_classes: the number of classes; by default the name's own.
+        mean, std: of R, G, B in 0..255, for weights that were trained with another normalisation than the name's.
+        seed: of random weights.
 
     Raises:
-        ModelError: an unknown name (the nearest are named), weights that do not fit, or a failed download.
+        ModelError: an unknown name (the nearest are named), weights that do not fit, a failed download, or a
+            normalisation that is none.
         MissingDependencyError: torch, or the network's package, is not installed.
     """
     require("torch", extra="train", purpose=f"create_model({name!r})")
     spec = _find(name)
+    if mean is not None:
+        spec = dataclasses.replace(spec, mean=_channels(mean, "mean"))
+    if std is not None:
+        spec = dataclasses.replace(spec, std=_channels(std, "std"))
     if num_classes is not None and num_classes < 1:
         raise ModelError(f"the number of classes is at least 1; got {num_classes}")
     classes = spec.num_classes if num_classes is None else num_classes
     if weights == "none":
-        return _random(spec, classes, notice=None)
+        return _random(spec, classes, seed, notice=None)
     if weights == "auto":
-        return _auto(spec, classes)
+        return _auto(spec, classes, seed)
     if weights == "default":
         return _default(spec, classes)
     return _from_file(spec, classes, weights)
+
+
+def _channels(values: Sequence[float], name: str) -> tuple[float, float, float]:
+    numbers = [float(value) for value in values]
+    allowed = all(math.isfinite(value) and (value > 0 or name == "mean") for value in numbers)
+    if len(numbers) != 3 or not allowed:
+        kind = "finite numbers" if name == "mean" else "positive, finite numbers"
+        raise ModelError(f"the {name} of R, G, B is three {kind}, in 0..255; got {numbers}")
+    return numbers[0], numbers[1], numbers[2]
 
 
 def _find(name: str) -> ModelSpec:
@@ -136,18 +167,18 @@ def _find(name: str) -> ModelSpec:
     raise ModelError(f"unknown model {name!r}: {did_you_mean}edgejpeg.list_models({listing!r}) lists the names")
 
 
-def _auto(spec: ModelSpec, classes: int) -> LoadedModel:
+def _auto(spec: ModelSpec, classes: int, seed: int) -> LoadedModel:
     path = spec.local_weights() if spec.local_weights else None
     if path is None:
         how = "pass --weights default to download them, or FILE" if spec.download else _how_to_get(spec)
-        notice = f"{spec.name} has random weights (seed {RANDOM_SEED}): no trained ones on this machine; {how}"
-        return _random(spec, classes, notice)
+        notice = f"{spec.name} has random weights (seed {seed}): no trained ones on this machine; {how}"
+        return _random(spec, classes, seed, notice)
     if classes != spec.num_classes:
         notice = (
-            f"{spec.name} has random weights (seed {RANDOM_SEED}): the trained ones on this machine have "
+            f"{spec.name} has random weights (seed {seed}): the trained ones on this machine have "
             f"{spec.num_classes} classes, not {classes}; pass --weights FILE"
         )
-        return _random(spec, classes, notice)
+        return _random(spec, classes, seed, notice)
     return _pretrained(spec, path)
 
 
@@ -199,16 +230,16 @@ def _pretrained(spec: ModelSpec, path: Path) -> LoadedModel:
     return _loaded(spec, module, spec.num_classes, weights=spec.weights_name, sha256=sha256_of(path), notice=None)
 
 
-def _random(spec: ModelSpec, classes: int, notice: str | None) -> LoadedModel:
-    module = _build_seeded(spec, classes)
-    return _loaded(spec, module, classes, weights=f"random (seed {RANDOM_SEED})", sha256=None, notice=notice)
+def _random(spec: ModelSpec, classes: int, seed: int, notice: str | None) -> LoadedModel:
+    module = _build_seeded(spec, classes, seed)
+    return _loaded(spec, module, classes, weights=f"random (seed {seed})", sha256=None, notice=notice)
 
 
-def _build_seeded(spec: ModelSpec, classes: int) -> torch.nn.Module:
+def _build_seeded(spec: ModelSpec, classes: int, seed: int = RANDOM_SEED) -> torch.nn.Module:
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(RANDOM_SEED)
+        torch.manual_seed(seed)
         return spec.build(classes)
 
 

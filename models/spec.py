@@ -56,9 +56,6 @@ class ModelSpec:
 class LoadedModel:
     """A network with its weights, in eval mode, and what it expects of its input.
 
-    For weights that were trained with another normalisation than the name's, use ``dataclasses.replace(model, mean=...,
-    std=...)``.
-
     Attributes:
         name: as given to :func:`~edgejpeg.models.create_model`.
         module: the network: ``(N, 3, H, W)`` float32 normalised RGB to ``(N, num_classes)`` logits.

@@ -261,7 +261,7 @@ class Encoder:
     def statistics(self) -> Statistics | None:
         """The DCT statistics of the last frame; None where nothing needed them, and before a frame.
 
-        An adaptive profile, a budget, a slope, a trellis and ``measure=True`` need them.
+        An adaptive profile, a budget, a trellis and ``measure=True`` need them.
 
         lam_i is mean |C_i| (OptS eq. 12 as printed), which one pass over the frame gives: what
         :func:`~edgejpeg.design.statistics.image_statistics` gives with ``center=False``, up to the rounding of the

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ from edgejpeg.errors import DataError, InvalidInputError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 ON_ERROR = ("skip", "fail")
 
+_BGR_SINK = "! videoconvert ! video/x-raw,format=BGR ! appsink"
+_GSTREAMER_COLORS = {"BGR": "bgr", "GRAY8": "bgr", "NV12": "nv12", "NV21": "nv21", "I420": "i420", "YUY2": "yuyv"}
+
 # Containers such as WebM state a length in time, from which OpenCV estimates the frames: a few less is no damage.
 _MISSING_TOLERATED = 0.02
 
@@ -35,7 +39,8 @@ class Frame:
     """One frame.
 
     Attributes:
-        image: (H, W, 3) uint8, BGR, upright, C-contiguous.
+        image: (H, W, 3) uint8, BGR, upright, C-contiguous; of a source of another color, as an encoder of that color
+            takes it.
         index: its place in the source, from 0, skipped frames counted.
         timestamp_ns: nanoseconds since 1970 when it was read; for a camera that is when it was taken, but for the
             driver's buffering.
@@ -49,7 +54,9 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class _Options:
+class SourceOptions:
+    """What :func:`open_source` says of frames."""
+
     limit: int | None
     every: int
     size: tuple[int, int] | None
@@ -65,6 +72,8 @@ class FrameSource:
 
     Attributes:
         description: what it is, for people.
+        color: what its frames are, as :class:`~edgejpeg.Encoder` calls it: ``"bgr"``, unless a pipeline or raw video
+            has another.
         total: frames that it will yield as far as can be told, or None (a camera).
         problems: one line for each thing that was skipped or found damaged, so far.
 
@@ -72,8 +81,9 @@ class FrameSource:
     a truncated video unless ``on_error`` is "skip".
     """
 
-    def __init__(self, description: str, total: int | None, options: _Options) -> None:
+    def __init__(self, description: str, total: int | None, options: SourceOptions, color: str = "bgr") -> None:
         self.description = description
+        self.color = color
         self.total = total
         self.problems: list[str] = []
         self._options = options
@@ -105,6 +115,7 @@ def open_source(
     size: int | tuple[int, int] | None = None,
     resize: int | None = None,
     on_error: str = "fail",
+    own_color: bool = False,
 ) -> FrameSource:
     """Open a source of frames.
 
@@ -117,13 +128,15 @@ def open_source(
             short side is ``resize``; None leaves frames as they are.
         resize: the short side before the crop; the size's larger side by default.
         on_error: "fail" raises for a damaged image or a truncated video, "skip" notes it in ``problems``.
+        own_color: let a pipeline give the frames of the format that it names before its appsink, NV12, NV21, I420 or
+            YUY2, as they are; the source's ``color`` says so. Without it they are refused.
 
     Raises:
         InvalidInputError: an option is outside what is allowed.
         DataError: the source does not exist, is empty or cannot be opened.
         MissingDependencyError: OpenCV is not installed.
     """
-    options = _check_options(limit, every, size, resize, on_error)
+    options = check_options(limit, every, size, resize, on_error)
     text = str(spec)
     kind, _, rest = text.partition(":")
     if kind == "camera":
@@ -131,7 +144,7 @@ def open_source(
             raise InvalidInputError(f"a camera is written camera:N with its number, got {text!r}; try camera:0")
         return _CaptureSource(f"camera {int(rest)}", int(rest), _opencv().CAP_ANY, options)
     if kind == "gst":
-        return _open_gstreamer(rest, options)
+        return _open_gstreamer(rest, options, own_color)
     path = Path(spec)
     if path.is_dir():
         return _FolderSource(path, _images_in(path), options)
@@ -198,7 +211,7 @@ def fit_frame(image: Image, size: tuple[int, int], resize: int | None = None) ->
 
 
 class _FolderSource(FrameSource):
-    def __init__(self, path: Path, files: list[Path], options: _Options) -> None:
+    def __init__(self, path: Path, files: list[Path], options: SourceOptions) -> None:
         _opencv()
         chosen = len(range(0, len(files), options.every))
         super().__init__(str(path), chosen if options.limit is None else min(chosen, options.limit), options)
@@ -222,7 +235,9 @@ class _FolderSource(FrameSource):
 class _CaptureSource(FrameSource):
     """A camera (``target`` is its number), or a video file or pipeline (its text)."""
 
-    def __init__(self, description: str, target: int | str, backend: int, options: _Options) -> None:
+    def __init__(
+        self, description: str, target: int | str, backend: int, options: SourceOptions, color: str = "bgr"
+    ) -> None:
         cv2 = _opencv()
         pipeline = backend == cv2.CAP_GSTREAMER
         with _quiet(cv2):
@@ -239,7 +254,8 @@ class _CaptureSource(FrameSource):
         if self._promised:
             chosen = len(range(0, self._promised, options.every))
             total = chosen if total is None else min(chosen, total)
-        super().__init__(description, total, options)
+        self._pipeline = pipeline
+        super().__init__(description, total, options, color)
 
     def __iter__(self) -> Iterator[Frame]:
         every, limit = self._options.every, self._options.limit
@@ -271,10 +287,24 @@ class _CaptureSource(FrameSource):
             good, image = self._capture.retrieve()
         if not good or image is None:
             return None
-        if image.ndim == 2:
-            image = np.repeat(image[:, :, None], 3, axis=2)
+        if self._pipeline:
+            self._check_format(image)
+        if self.color == "bgr" and (image.ndim == 2 or image.shape[2] == 1):
+            image = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
         result: Image = np.ascontiguousarray(image)
         return result
+
+    def _check_format(self, image: Image) -> None:
+        """OpenCV gives a pipeline's samples as they come; by their shape alone NV12 might be a gray picture."""
+        rows = int(self._capture.get(self._cv2.CAP_PROP_FRAME_HEIGHT))
+        channels = 1 if image.ndim == 2 else image.shape[2]
+        fits = {"bgr": channels == 3 or (channels == 1 and image.shape[0] == rows), "yuyv": channels == 2}
+        stacked = channels == 1 and image.shape[0] * 2 == rows * 3 and rows % 2 == image.shape[1] % 2 == 0
+        if not fits.get(self.color, stacked):
+            raise DataError(
+                f"{self.description} gives frames of {image.shape[1]} x {rows} as samples {image.shape}, which are not "
+                f"{self.color}; end it with {_BGR_SINK}"
+            )
 
     def _ended(self, frames: int) -> None:
         """Tell the end of a source from its failure."""
@@ -290,9 +320,9 @@ class _CaptureSource(FrameSource):
             )
 
 
-def _check_options(
+def check_options(
     limit: int | None, every: int, size: int | tuple[int, int] | None, resize: int | None, on_error: str
-) -> _Options:
+) -> SourceOptions:
     if limit is not None and limit < 1:
         raise InvalidInputError(f"limit must be at least 1, got {limit}")
     if every < 1:
@@ -304,7 +334,7 @@ def _check_options(
         raise InvalidInputError(f"resize needs a size, and must be from its larger side to 65535, got {resize}")
     if on_error not in ON_ERROR:
         raise InvalidInputError(f"on_error must be one of {', '.join(ON_ERROR)}, got {on_error!r}")
-    return _Options(limit, every, shape, resize, on_error)
+    return SourceOptions(limit, every, shape, resize, on_error)
 
 
 def _images_in(folder: Path) -> list[Path]:
@@ -317,7 +347,7 @@ def _images_in(folder: Path) -> list[Path]:
     return files
 
 
-def _open_gstreamer(pipeline: str, options: _Options) -> FrameSource:
+def _open_gstreamer(pipeline: str, options: SourceOptions, own_color: bool) -> FrameSource:
     cv2 = _opencv()
     if not pipeline.strip():
         raise InvalidInputError("gst: needs a pipeline, for example 'gst:v4l2src ! videoconvert'")
@@ -326,9 +356,17 @@ def _open_gstreamer(pipeline: str, options: _Options) -> FrameSource:
             f"this OpenCV {cv2.__version__} is built without GStreamer; install one that has it (the system's "
             "python3-opencv has), or use camera:N or a video file"
         )
+    color = "bgr"
     if "appsink" not in pipeline:
-        pipeline += " ! videoconvert ! video/x-raw,format=BGR ! appsink"
-    return _CaptureSource("the GStreamer pipeline", pipeline, cv2.CAP_GSTREAMER, options)
+        pipeline += f" {_BGR_SINK}"
+    else:
+        # Behind a conversion OpenCV asks for BGR itself; a format that stands there has the last word.
+        named = re.findall(r"format\s*=\s*(?:\(string\)\s*)?\"?(\w+)", pipeline.rpartition("videoconvert")[2])
+        color = _GSTREAMER_COLORS.get(named[-1] if named else "BGR", "")
+        if color != "bgr" and not (color and own_color and options.size is None):
+            wanted = "BGR is what can be scaled and cropped" if color and own_color else "BGR is wanted here"
+            raise DataError(f"the GStreamer pipeline ends in {named[-1]}, and {wanted}: end it with {_BGR_SINK}")
+    return _CaptureSource("the GStreamer pipeline", pipeline, cv2.CAP_GSTREAMER, options, color)
 
 
 def _hint(target: int | str, pipeline: bool) -> str:

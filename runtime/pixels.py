@@ -39,6 +39,14 @@ class Picture(NamedTuple):
     format: str
 
 
+def size_of(frame: Frame, color: str) -> tuple[int, int]:
+    """(height, width) in pixels of a frame of a color, whose shape fits it."""
+    first = frame[0] if isinstance(frame, (tuple, list)) else frame
+    height, width = first.shape[:2]
+    is_stacked = color in ("nv12", "nv21", "i420") and not isinstance(frame, (tuple, list))
+    return (height // 3 * 2 if is_stacked else height), width
+
+
 def check_color(color: str) -> str:
     """The color, if it is one of :data:`COLORS`."""
     if color not in COLORS:

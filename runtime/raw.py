@@ -6,7 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import time
+from collections.abc import Generator, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgejpeg.errors import DataError, InvalidInputError
+from edgejpeg.runtime.frames import Frame, FrameSource, check_options
 from edgejpeg.runtime.library import MAX_SIZE
 from edgejpeg.runtime.pixels import COLORS
 
@@ -44,7 +48,9 @@ def raw_shape(width: int, height: int, color: str) -> tuple[int, ...]:
     return (height, width) if channels == 1 else (height, width, channels)
 
 
-def read_raw(source: str | Path | BinaryIO, width: int, height: int, color: str) -> Iterator[NDArray[np.uint8]]:
+def read_raw(
+    source: str | Path | BinaryIO, width: int, height: int, color: str
+) -> Generator[NDArray[np.uint8], None, None]:
     """The frames of raw video, each an array of its own, up to the end of the source.
 
     Args:
@@ -64,6 +70,57 @@ def read_raw(source: str | Path | BinaryIO, width: int, height: int, color: str)
             yield from _read_stream(stream, str(source), shape, f"{width}x{height} {color}")
     except OSError as error:
         raise DataError(f"cannot read {source}: {error.strerror or error}") from error
+
+
+class RawSource(FrameSource):
+    """Raw video as a source of frames of its color.
+
+    Args:
+        source, width, height, color: as in :func:`read_raw`; gray frames are one of ``"bgr"``, which takes them too.
+        limit, every, on_error: as in :func:`~edgejpeg.runtime.frames.open_source`; a source that ends within a frame is
+            what "skip" notes.
+
+    Raises:
+        InvalidInputError: a size, a color or an option outside what is allowed.
+        DataError: the file does not exist. Iterating raises it as :func:`read_raw` does.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | BinaryIO,
+        width: int,
+        height: int,
+        color: str,
+        *,
+        limit: int | None = None,
+        every: int = 1,
+        on_error: str = "fail",
+    ) -> None:
+        options = check_options(limit, every, None, None, on_error)
+        frame_bytes = math.prod(raw_shape(width, height, color))
+        total, name = limit, "raw video"
+        if isinstance(source, (str, Path)):
+            name = Path(source).name
+            try:
+                whole = -(-(Path(source).stat().st_size // frame_bytes) // every)
+            except OSError as error:
+                raise DataError(f"cannot read {source}: {error.strerror or error}") from error
+            if Path(source).is_file():
+                total = whole if limit is None else min(whole, limit)
+        super().__init__(name, total, options, "bgr" if color == "gray" else color)
+        self._frames = read_raw(source, width, height, color)
+
+    def __iter__(self) -> Iterator[Frame]:
+        every, limit = self._options.every, self._options.limit
+        chosen = islice(enumerate(self._frames), 0, None if limit is None else (limit - 1) * every + 1, every)
+        try:
+            for index, image in chosen:
+                yield Frame(image, index, time.time_ns(), f"{self.description}#{index}")
+        except DataError as error:
+            self._problem(str(error))
+
+    def close(self) -> None:
+        self._frames.close()
 
 
 def _read_stream(stream: BinaryIO, name: str, shape: tuple[int, ...], kind: str) -> Iterator[NDArray[np.uint8]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,6 +79,65 @@ def photo() -> Callable[[int, int], np.ndarray]:
         return np.ascontiguousarray(np.tile(base, repeats)[:height, :width])
 
     return crop
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """PyTorch's sums in one order, so that they have the same last bits in every process."""
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def register_tiny(monkeypatch) -> Callable[[int], None]:
+    """A function size -> None that registers a small network, "tiny", of three classes if not told otherwise."""
+    torch = pytest.importorskip("torch")
+    from edgejpeg.models import register_model, registry
+
+    def tiny(num_classes: int):
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(3, 6, 3, 2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(),
+            torch.nn.Linear(24, num_classes),
+        )  # fmt: skip
+
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    return lambda size: register_model("tiny", tiny, input_size=(size, size), num_classes=3)
+
+
+@pytest.fixture
+def write_run() -> Callable[..., Path]:
+    """A function (folder, name of a network, JPEG layer or None) that writes what ``edgejpeg train`` would."""
+
+    def write(folder: Path, name: str, layer: Any) -> Path:
+        from edgejpeg.learn.recipe import load_recipe
+        from edgejpeg.learn.runs import LAYER, RunFolder
+        from edgejpeg.learn.training_run import layer_options
+        from edgejpeg.models import create_model
+
+        model = create_model(name, "none")
+        run = RunFolder(folder, {})
+        run.open(resume=False)
+        described = {key: getattr(model, key) for key in ("mean", "std", "resize", "interpolation")}
+        run.write_report(
+            {
+                "format": 1,
+                "kind": "training",
+                "model": name,
+                "num_classes": model.num_classes,
+                "class_names": None,
+                "input": {"size": model.input_size, **described},
+                "recipe": load_recipe("cifar100").to_dict(),
+                "layer": None if layer is None else layer_options(layer),
+                "weights_sha256": run.write_weights(model.module.state_dict()),
+                "layer_sha256": None if layer is None else run.write_weights(layer.state_dict(), LAYER),
+            }
+        )
+        return folder
+
+    return write
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -246,8 +246,7 @@ def test_adapt_export_serve_send_is_one_walk(folder, tmp_path, capsys):
     assert adapt(capsys, *common(folder, run, "--target-bpp", 1.8))[0] == 0
     weights = run / "weights.safetensors"
     assert (
-        cli.main(["export", "--model", "tiny", "--weights", str(weights), "--jpeg-layer", "off", "-o", str(served)])
-        == 0
+        cli.main(["export", "--model", "tiny", "--weights", str(weights), "--form", "pixels", "-o", str(served)]) == 0
     )
     document = json.loads((served / "tiny.json").read_text())
     assert hashlib.sha256(weights.read_bytes()).hexdigest() in json.dumps(document)

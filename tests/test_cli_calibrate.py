@@ -16,21 +16,12 @@ pytest.importorskip("tqdm")
 
 from edgejpeg import cli  # noqa: E402
 from edgejpeg.learn import sensitivity  # noqa: E402
-from edgejpeg.models import register_model, registry  # noqa: E402
 from edgejpeg.profile import load_profile  # noqa: E402
 
 
-def tiny(num_classes):
-    return torch.nn.Sequential(
-        torch.nn.Conv2d(3, 6, 3, 2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(),
-        torch.nn.Linear(24, num_classes),
-    )  # fmt: skip
-
-
 @pytest.fixture(autouse=True)
-def _tiny(monkeypatch):
-    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
-    register_model("tiny", tiny, input_size=(32, 32), num_classes=3)
+def _tiny(register_tiny):
+    register_tiny(32)
 
 
 @pytest.fixture

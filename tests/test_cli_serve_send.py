@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from edgejpeg.jpeg.tables import ijg_tables
-from edgejpeg.profile import Profile
+from edgejpeg.profile import Level, Profile
+from edgejpeg.runtime.encoder import Encoder
 
 for needed in ("onnxruntime", "uvicorn", "starlette", "httpx", "PIL"):
     pytest.importorskip(needed)
@@ -160,6 +161,63 @@ def test_broken_images_are_skipped_and_named_or_fatal(home, server):
     one_line_error(run(*options, "--on-error", "fail"), "send", "a.png", 1)
 
 
+def test_budgets_and_levels(home, server, tmp_path):
+    rng = np.random.default_rng(3)
+    (tmp_path / "mixed").mkdir()
+    for name, contrast in (("a", 20), ("b", 60), ("c", 127)):
+        picture = cv2.resize(rng.integers(128 - contrast, 128 + contrast, (24, 32, 3), dtype=np.uint8), (128, 96))
+        cv2.imwrite(str(tmp_path / "mixed" / f"{name}.png"), picture)
+    tables = [ijg_tables(quality) for quality in (10, 40, 80)]
+    levels = [Level(rate, *pair) for rate, pair in zip((0.3, 0.8, 1.6), tables, strict=True)]
+    Profile.ladder(name="steps", levels=levels, level=1).save(tmp_path / "steps.toml")
+    report = tmp_path / "report.json"
+
+    def send(*options: object, code: int = 0) -> list[dict]:
+        done = run("send", tmp_path / "mixed", "--to", server, "--json", report, *options)
+        assert done.returncode == code, done.stderr
+        return json.loads(report.read_text())["results"]
+
+    ladder = ("-p", tmp_path / "steps.toml")
+    assert [result["level"] for result in send(*ladder)] == [1, 1, 1]
+    assert [result["level"] for result in send(*ladder, "--level", 2, "--logits")] == [2, 2, 2]
+    assert [len(result["logits"]) for result in json.loads(report.read_text())["results"]] == [3, 3, 3]
+    fitted = send(*ladder, "--target-bpp", 1.2)
+    assert all(result["bytes"] <= 1.2 * 96 * 128 / 8 for result in fitted)
+    assert len({result["level"] for result in fitted}) > 1
+    for result in send("-p", home / "profile.toml", "--max-bytes", 1500):
+        assert 1300 < result["bytes"] <= 1500
+        assert result["scale"] > 0
+    # A frame that no table brings below the budget is skipped and named, or ends it all.
+    impossible = ("-p", home / "profile.toml", "--max-bytes", 10)
+    assert send(*impossible, code=1) == []
+    document = json.loads(report.read_text())
+    assert document["skipped"] == 3
+    assert "a.png: " in document["problems"][0]
+    done = run("send", tmp_path / "mixed", "--to", server, *impossible, "--on-error", "fail")
+    one_line_error(done, "send", "smallest file of this frame")
+
+
+def test_raw_video_is_encoded_as_it_is(home, server, tmp_path):
+    rng = np.random.default_rng(4)
+    clip = tmp_path / "clip.yuv"
+    frames = np.clip(rng.normal(120, 20, (4, 72, 64)), 0, 255).astype(np.uint8)
+    clip.write_bytes(frames.tobytes())
+    report = tmp_path / "report.json"
+    options = ("--raw", "64x48", "--color", "nv12", "--to", server, "-p", home / "profile.toml", "--json", report)
+    done = run("send", clip, *options, "--every", 2)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(report.read_text())
+    encoder = Encoder(home / "profile.toml", color="nv12")
+    sizes = [len(encoder.encode(frame)) for frame in frames[::2]]
+    assert [result["bytes"] for result in document["results"]] == sizes
+    assert [result["name"] for result in document["results"]] == ["clip.yuv#0", "clip.yuv#2"]
+    assert document["bits_per_pixel"] == pytest.approx(8 * sum(sizes) / (2 * 64 * 48), abs=1e-3)
+    with clip.open("rb") as stream:
+        piped = subprocess.run(command("send", "-", *options), stdin=stream, capture_output=True, text=True, timeout=60)
+    assert piped.returncode == 0, piped.stderr
+    assert "4 delivered" in piped.stdout
+
+
 def test_curl(home, server, tmp_path):
     cv2.imwrite(str(tmp_path / "frame.jpg"), np.full((50, 70, 3), (250, 5, 5), np.uint8))
     data = (tmp_path / "frame.jpg").read_bytes()
@@ -187,6 +245,11 @@ def test_server_that_is_down(home):
         (("--json", "/no/such/folder/x.json"), "no folder"),
         (("--token-file", "/no/such/file"), "no token"),
         (("--retries", "-1"), "retries"),
+        (("--logits",), "--logits are written into --json"),
+        (("--level", "1"), "has no levels"),
+        (("--color", "nv12"), "--color is that of raw video"),
+        (("--raw", "8x8", "--size", "8"), "raw video is not scaled"),
+        (("--raw", "9x8", "--color", "nv12"), "even with nv12"),
     ],
 )
 def test_send_refuses(home, server, options, text):

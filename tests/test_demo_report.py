@@ -17,7 +17,7 @@ from edgejpeg.demo.report import write_report
 from edgejpeg.demo.results import Measurements, load_results, save_results, summarise
 from edgejpeg.errors import DataError, InvalidInputError
 from edgejpeg.evaluate.metrics import Interval
-from edgejpeg.evaluate.plots import Series, plot_rate_curves
+from edgejpeg.evaluate.plots import Series, percent_label, plot_rate_curves
 
 FRAMES, PIXELS = 40, 64 * 64
 
@@ -275,3 +275,19 @@ def test_plot_refuses_what_it_cannot_draw(tmp_path: Path) -> None:
 
     with Image.open(tmp_path / "x.png") as picture:
         assert picture.width > 1000 and math.isclose(picture.width / picture.height, 10.4 / 4.6, rel_tol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [
+        (-0.025, "-2.5 %"),
+        (-0.02, "-2 %"),
+        (0.1, "+10 %"),
+        (0.075, "+7.5 %"),
+        (0.0, "0"),
+        (-1e-18, "0"),
+        (1.0, "+100 %"),
+    ],
+)
+def test_labels_say_what_a_tick_is(value, label):
+    assert percent_label(value) == label

@@ -174,7 +174,11 @@ def test_target_that_is_a_folder_leaves_no_litter(tmp_path):
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"precision": "int8"}, "fp32, fp16"),
+        ({"precision": "int4"}, "fp32, fp16, int8"),
+        ({"precision": "int8"}, "needs calibration images"),
+        ({"calibration": np.zeros((9, 3, 32, 32), np.uint8)}, "only int8 takes them"),
+        ({"precision": "int8", "calibration": np.zeros((7, 3, 32, 32), np.uint8)}, "at least 8 calibration images"),
+        ({"precision": "int8", "calibration": np.zeros((9, 32, 32, 3), np.uint8)}, r"\(count, 3, 32, 32\) uint8"),
         ({"opset": 17}, "18 to 23"),
         ({"images": 2}, "at least 4"),
     ],

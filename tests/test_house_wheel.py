@@ -22,6 +22,7 @@ MAY_CONTAIN = [
     r"edgejpeg/(jpeg|design|learn|evaluate|demo|cli|export|runtime|models)/[a-z0-9_]+\.py",
     r"edgejpeg/runtime/(server|uplink)/[a-z0-9_]+\.py",
     r"edgejpeg/models/profiles/[a-z0-9_.-]+\.toml",
+    r"edgejpeg/learn/recipes/[a-z0-9_.-]+\.toml",
     r"edgejpeg/lib/libedgejpeg\.so",
     r"edgejpeg/include/edgejpeg\.h",
     r"edgejpeg-[0-9.]+\.dist-info/(METADATA|WHEEL|RECORD|entry_points\.txt|licenses/LICENSE)",
@@ -37,6 +38,7 @@ MUST_CONTAIN = [
     "edgejpeg/runtime/server/app.py",
     "edgejpeg/models/registry.py",
     "edgejpeg/models/profiles/efficientnet_lite0.toml",
+    "edgejpeg/learn/recipes/cifar100.toml",
 ]
 
 LIGHT = """

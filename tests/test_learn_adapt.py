@@ -21,6 +21,8 @@ from edgejpeg.learn.rates import ijg_profile, measure_rates  # noqa: E402
 from edgejpeg.learn.runs import RunFolder  # noqa: E402
 from edgejpeg.runtime.encoder import Encoder  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # with so few images the end of a training hangs on the last bits
+
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 60.0, 60.0)
 _encoders = {}
 
@@ -33,15 +35,6 @@ def encode(image, profile):
 
 def decode(data):
     return np.asarray(image_module.open(io.BytesIO(data)).convert("RGB"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sums in one order: with so few images the end of a training hangs on the last bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

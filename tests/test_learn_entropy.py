@@ -31,7 +31,8 @@ def estimate(image, tables, subsampling="420", effort=1, thresholds=None):
     levels = [c / q for c, q in zip(coefficients(image, subsampling), steps_of(tables), strict=False)]
     if thresholds is not None:
         thresholds = [torch.tensor(t, dtype=torch.float32) for t in thresholds]
-    return float(file_bytes(levels, image.shape[:2], subsampling, effort=effort, thresholds=thresholds))
+    steps = steps_of(tables)[:2]
+    return float(file_bytes(levels, image.shape[:2], subsampling, effort=effort, thresholds=thresholds, steps=steps))
 
 
 @pytest.mark.parametrize("effort", [0, 1])
@@ -121,9 +122,10 @@ def test_dead_zone_thresholds(photo, rng):
     image, tables = photo(96, 128), ijg_tables(80)
     zones = rng.uniform(0.5, 1.0, (2, 8, 8))
     zones[:, 0, 0] = 0.5
-    for effort in (0, 1):
+    # At effort 0 the encoder chooses from two of these six rows, not always the best table.
+    for effort, tolerance in ((0, 0.02), (1, 0.01)):
         real = dead_zone_bytes(image, tables, zones, effort)
-        assert estimate(image, tables, effort=effort, thresholds=zones) == pytest.approx(real, rel=0.01)
+        assert estimate(image, tables, effort=effort, thresholds=zones) == pytest.approx(real, rel=tolerance)
         assert real < 0.98 * len(encode_jpeg(image, tables=tables, effort=effort))
 
 

@@ -124,6 +124,26 @@ def test_hardness_closes_the_gap_to_the_hard_quantizer():
     torch.testing.assert_close(far[_away(z)], torch.round(z)[_away(z)], atol=1e-8, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("hardness", "distance", "expected"),
+    [(5.0, 0.1, 0.27), (20.0, 0.1, 0.02), (5.0, 0.075, 0.32), (20.0, 0.05, 0.12), (5.0, 0.0, 0.5), (20.0, 0.0, 0.5)],
+)
+def test_the_gap_at_a_distance_from_a_threshold(hardness, distance, expected):
+    """The figures of docs/jpeg_layer.md, and where the gap is .32 q and .12 q; at the threshold it is half a step."""
+    c = torch.tensor([k + 0.5 + sign * distance for k in range(-4, 4) for sign in (-1, 1)], dtype=torch.float64)
+    nearest = torch.floor(c + 0.5) if distance else c - 0.5
+    for q in (1.0, 7.5):
+        gap = (soft_quantize(c * q, q, hardness / q**2) - nearest * q).abs() / q
+        torch.testing.assert_close(gap, torch.full_like(gap, expected), atol=0.006, rtol=0)
+
+
+def test_no_hardness_lowers_the_largest_gap_below_half_a_step():
+    c = torch.linspace(-3, 3, 60001, dtype=torch.float64)
+    for hardness in (5.0, 20.0):
+        gap = (soft_quantize(c, 1.0, hardness) - torch.round(c)).abs()
+        assert float(gap.max()) == pytest.approx(0.5, abs=0.002)
+
+
 def _away(z):
     """Not within .02 of a threshold."""
     return ((z - torch.floor(z)) - 0.5).abs() > 0.02

@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from edgejpeg.design.control import level_for_budget, level_of_equal_slope, scale_tables
+from edgejpeg.design.control import level_for_budget, level_of_equal_slope, scale_one_by_one
 from edgejpeg.design.opts import design_gray_table, design_tables
 from edgejpeg.errors import BudgetError, InvalidInputError
 from edgejpeg.jpeg.markers import parse_jpeg
@@ -107,15 +107,13 @@ def test_no_file_is_larger_than_its_budget(kind, rng, photo):
 @pytest.mark.parametrize("kind", ["adaptive", "fixed"])
 @pytest.mark.parametrize("effort", [0, 1])
 def test_natural_frames_come_near_the_budget_in_two_encodes(kind, effort, photo):
-    """Scaled tables have a few scales at which many steps change, and the size jumps."""
-    least = 0.97 if kind == "adaptive" else 0.96
     scene = photo(400, 600)
     frames = [scene[y : y + 200, x : x + 256] for y in (0, 100, 200) for x in (0, 170, 344)]
     for bits in (0.6, 1.0, 2.0):
         with Encoder(profile_of(kind), color="rgb", effort=effort, target_bpp=bits) as encoder:
             for frame in map(np.ascontiguousarray, frames):
                 size = len(encoder.encode(frame))
-                assert least * 200 * 256 * bits / 8 <= size <= 200 * 256 * bits / 8
+                assert 0.97 * 200 * 256 * bits / 8 <= size <= 200 * 256 * bits / 8
                 assert encoder.last.encodes <= 2
 
 
@@ -146,10 +144,34 @@ def test_given_tables_are_scaled(photo):
         with Encoder(profile, color="rgb", max_bytes=budget) as encoder:
             data, last = encoder.encode(frame), encoder.last
         assert last.water_level is None
-        assert last.tables == tuple(scale_tables(table, last.scale) for table in (profile.luma, profile.chroma))
+        assert last.tables == tuple(
+            scale_one_by_one(table, last.scale, slot) for slot, table in enumerate((profile.luma, profile.chroma))
+        )
         scaled = Profile.fixed(name="scaled", luma=last.tables[0], chroma=last.tables[1])
         assert Encoder(scaled, color="rgb").encode(frame) == data
     assert Encoder(profile, color="rgb").encode(frame) is not None
+
+
+@pytest.mark.parametrize("effort", [0, 1])
+def test_a_ladder_needs_two_encodes_at_most(effort, photo, rng):
+    """At any budget, those just below a level's size as well, the file is the highest level's that fits.
+
+    What counting leaves out is a per mille: within it a level may be taken for too large.
+    """
+    profile = profile_of("ladder")
+    scene = photo(400, 600)
+    for frame in (scene[:180, :240], scene[100:324, 300:524], scene[200:, 100:500]):
+        frame = np.ascontiguousarray(frame)
+        sizes = [len(Encoder(profile, level=level, effort=effort).encode(frame)) for level in range(len(QUALITIES))]
+        near = [int(size * factor) for size in sizes[2::3] for factor in (0.985, 0.998, 1.002, 1.015)]
+        for budget in [*near, *rng.integers(sizes[0], sizes[-1], 20).tolist()]:
+            with Encoder(profile, max_bytes=budget, effort=effort) as encoder:
+                size = len(encoder.encode(frame))
+                last = encoder.last
+            best = level_for_budget(sizes, budget)
+            assert last.encodes <= 2
+            assert size == sizes[last.level] <= budget
+            assert last.level == best or (last.level == best - 1 and sizes[best] > 0.998 * budget)
 
 
 @pytest.mark.parametrize("effort", [0, 1])
@@ -242,7 +264,7 @@ def test_dead_zones_equal_the_reference(kind, subsampling, photo, monkeypatch):
         assert data != encode_reference(image, tables, subsampling, effort=effort, **chosen)
         monkeypatch.delenv("EDGEJPEG_BACKEND")
         fast, rounded = (len(Encoder(p, color="rgb", effort=effort).encode(image)) for p in (profile, plain))
-        assert abs(fast - len(data)) <= 0.01 * len(data)
+        assert abs(fast - len(data)) <= 0.015 * len(data)
         assert fast < rounded
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from edgejpeg.errors import DataError, InvalidInputError
+from edgejpeg.runtime.encoder import Encoder
 from edgejpeg.runtime.frames import fit_frame, open_source, read_image
 
 cv2 = pytest.importorskip("cv2")
@@ -280,13 +281,90 @@ def test_gstreamer(monkeypatch):
         open_source("gst:videotestsrc num-buffers=3")
     opened = []
     monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda _: True)
-    monkeypatch.setattr(cv2, "VideoCapture", lambda *args: opened.append(args) or FakeCamera())
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *args: opened.append(args) or FakePipeline())
     with open_source("gst:videotestsrc num-buffers=4") as source:
         assert len(list(source)) == 4  # the end of a pipeline is no failure
     with open_source("gst:a ! appsink name=x"):
         pass
-    assert opened[0][0].endswith("! appsink") and opened[0][1] == cv2.CAP_GSTREAMER
+    assert opened[0][0].endswith("! videoconvert ! video/x-raw,format=BGR ! appsink")
+    assert opened[0][1] == cv2.CAP_GSTREAMER
     assert opened[1][0] == "a ! appsink name=x"
+
+
+class FakePipeline(FakeCamera):
+    """Frames of 48 rows as OpenCV gives those of a pipeline."""
+
+    frame = colour(0)[:48]
+
+    def retrieve(self) -> tuple[bool, np.ndarray]:
+        return True, self.frame
+
+    def get(self, which: int) -> float:
+        assert which == cv2.CAP_PROP_FRAME_HEIGHT
+        return 48.0
+
+
+@pytest.fixture
+def pipeline_of(monkeypatch):
+    """Lets a pipeline give a frame."""
+    monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda _: True)
+
+    def give(frame: np.ndarray) -> None:
+        monkeypatch.setattr(cv2, "VideoCapture", type("Pipeline", (FakePipeline,), {"frame": frame}))
+
+    return give
+
+
+STACKED, PAIRS = np.zeros((72, 64), np.uint8), np.zeros((48, 64, 2), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("format_", "frame", "color"),
+    [("NV12", STACKED, "nv12"), ("NV21", STACKED, "nv21"), ("I420", STACKED, "i420"), ("YUY2", PAIRS, "yuyv")],
+)
+@pytest.mark.parametrize("caps", ["video/x-raw,format={}", "video/x-raw, format=(string){}, width=64"])
+def test_pipelines_of_a_cameras_own_format(format_, frame, color, caps, pipeline_of):
+    pipeline_of(frame)
+    spec = f"gst:v4l2src ! {caps.format(format_)} ! appsink"
+    with open_source(spec, own_color=True) as source:
+        assert source.color == color
+        for got in source:
+            assert got.image.shape == frame.shape
+            assert len(Encoder("efficientnet_lite0", color=source.color).encode(got.image)) > 100
+    for options in ({}, {"own_color": True, "size": 32}):
+        with pytest.raises(DataError, match=f"ends in {format_}.*end it with ! videoconvert ! video/x-raw,format=BGR"):
+            open_source(spec, **options)
+    # Behind a conversion the format is OpenCV's choice, BGR.
+    pipeline_of(colour(0)[:48])
+    with open_source(spec.replace("appsink", "videoconvert ! appsink")) as source:
+        assert (source.color, next(iter(source)).image.shape) == ("bgr", (48, colour(0).shape[1], 3))
+
+
+@pytest.mark.parametrize(
+    ("spec", "frame"),
+    [
+        ("gst:v4l2src ! appsink", STACKED),  # not said, and no gray picture
+        ("gst:v4l2src ! appsink", PAIRS),
+        ("gst:v4l2src ! appsink", np.zeros((48, 64, 4), np.uint8)),
+        ("gst:v4l2src ! video/x-raw,format=NV12 ! appsink", np.zeros((48, 64), np.uint8)),
+        ("gst:v4l2src ! video/x-raw,format=YUY2 ! appsink", STACKED),
+    ],
+)
+def test_pipelines_that_give_something_else(spec, frame, pipeline_of):
+    pipeline_of(frame)
+    with (
+        open_source(spec, own_color=True) as source,
+        pytest.raises(DataError, match=r"are not \w+; end it with ! videoconvert ! video/x-raw,format=BGR ! appsink"),
+    ):
+        next(iter(source))
+
+
+def test_gray_pipelines_become_bgr(pipeline_of):
+    pipeline_of(np.full((48, 64), 7, np.uint8))
+    with open_source("gst:v4l2src ! video/x-raw,format=GRAY8 ! appsink") as source:
+        image = next(iter(source)).image
+    assert image.shape == (48, 64, 3)
+    assert (image == 7).all()
 
 
 def test_opencv_is_named_when_missing(monkeypatch):

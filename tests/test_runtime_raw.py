@@ -14,7 +14,8 @@ import pytest
 from edgejpeg import cli
 from edgejpeg.errors import DataError, InvalidInputError
 from edgejpeg.runtime import Encoder, encode_jpeg
-from edgejpeg.runtime.raw import RAW_COLORS, raw_shape, read_raw
+from edgejpeg.runtime.pixels import size_of
+from edgejpeg.runtime.raw import RAW_COLORS, RawSource, raw_shape, read_raw
 
 PROFILE = "efficientnet_lite0"
 
@@ -69,6 +70,41 @@ def test_damage(tmp_path):
         list(read_raw(path, 8, 8, "rgb"))
     with pytest.raises(DataError, match=r"cannot read .*none: No such file"):
         list(read_raw(tmp_path / "none", 8, 8, "rgb"))
+
+
+@pytest.mark.parametrize(
+    ("options", "indices"),
+    [({}, [0, 1, 2, 3, 4]), ({"every": 2}, [0, 2, 4]), ({"limit": 2}, [0, 1]), ({"every": 3, "limit": 1}, [0])],
+)
+def test_a_source_of_frames(options, indices, rng, tmp_path):
+    frames = rng.integers(0, 256, (5, 12, 8), dtype=np.uint8)
+    path = tmp_path / "a.yuv"
+    path.write_bytes(frames.tobytes())
+    with RawSource(path, 8, 8, "nv12", **options) as source:
+        assert (source.color, source.total) == ("nv12", len(indices))
+        got = list(source)
+    assert [(frame.index, frame.name) for frame in got] == [(i, f"a.yuv#{i}") for i in indices]
+    for frame in got:
+        np.testing.assert_array_equal(frame.image, frames[frame.index])
+        assert size_of(frame.image, "nv12") == (8, 8)
+    with RawSource(io.BytesIO(frames.tobytes()), 8, 12, "gray", **options) as source:
+        assert source.color == "bgr"
+        assert source.total == options.get("limit")
+        assert len(list(source)) == len(indices)
+
+
+def test_a_source_that_is_cut(tmp_path):
+    path = tmp_path / "a.yuv"
+    path.write_bytes(bytes(250))
+    with RawSource(path, 8, 8, "rgb", on_error="skip") as source:
+        assert len(list(source)) == 1
+        assert "ends in frame 1" in source.problems[0]
+    with RawSource(path, 8, 8, "rgb") as source, pytest.raises(DataError, match="ends in frame 1"):
+        list(source)
+    with pytest.raises(DataError, match="cannot read"):
+        RawSource(tmp_path / "none", 8, 8, "rgb")
+    with pytest.raises(InvalidInputError, match="limit"):
+        RawSource(path, 8, 8, "rgb", limit=0)
 
 
 # --- edgejpeg encode --raw ---

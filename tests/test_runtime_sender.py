@@ -90,6 +90,41 @@ def test_what_is_on_the_wire():
     assert results[1].result().id == f"cam-1/front/{epoch}-1"
 
 
+def answer_with_logits(request: object, values: tuple[float, ...], **changes: object) -> object:
+    """TOPK in JSON and LOGITS behind it, written by hand."""
+    message, _ = sent_message(request)
+    assert [output["name"] for output in message["outputs"]] == ["TOPK", "LOGITS"]
+    assert [output["parameters"]["binary_data"] for output in message["outputs"]] == [False, True]
+    raw = struct.pack(f"<{len(values)}f", *values)
+    logits = {"name": "LOGITS", "datatype": "FP32", "shape": [1, len(values)], "parameters": {"binary_data_size": 12}}
+    outputs = [{"name": "TOPK", "datatype": "BYTES", "shape": [1, 1], "data": ["0.9:2"]}, logits | changes]
+    head = json.dumps({"id": message["id"], "outputs": outputs}).encode()
+    return httpx.Response(200, content=head + raw, headers={"Inference-Header-Content-Length": str(len(head))})
+
+
+def test_logits_on_demand():
+    with sender_to(lambda request: answer_with_logits(request, (-1.5, 0.1, 3e38)), logits=True) as sender:
+        result = sender.submit(JPEG).result()
+    assert result.delivered
+    assert result.classes == (Prediction(0.9, 2, ""),)
+    assert result.logits.dtype == np.float32
+    np.testing.assert_array_equal(result.logits, np.array([-1.5, 0.1, 3e38], np.float32))
+    with sender_to(good_answer) as sender:
+        assert sender.submit(JPEG).result().logits is None
+
+
+@pytest.mark.parametrize(
+    "changes", [{"shape": [1, 4]}, {"shape": [3]}, {"shape": [3, 1]}, {"datatype": "FP64"}, {"name": "OTHER"}]
+)
+def test_strange_logits_are_a_failure(changes):
+    with sender_to(lambda request: answer_with_logits(request, (1.0, 2.0, 3.0), **changes), logits=True) as sender:
+        result = sender.submit(JPEG).result()
+    assert not result.delivered
+    assert result.status == 200
+    with sender_to(good_answer, logits=True) as sender:  # a server that leaves them out
+        assert "LOGITS" in sender.submit(JPEG).result().error
+
+
 @pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
 def test_passing_failures_are_tried_again_with_the_same_id(status):
     ids = []
@@ -432,7 +467,7 @@ def test_against_the_real_application(tmp_path: Path, monkeypatch: pytest.Monkey
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         with Sender(url, token="a-wrong-token-of-the-same-length") as stranger, pytest.raises(ServerError, match="401"):
             stranger.connect()
-        with Sender(url, token=token, retry=FAST) as sender:
+        with Sender(url, token=token, retry=FAST, logits=True) as sender:
             assert sender.connect() == "mean"
             futures = []
             for index in range(12):
@@ -446,6 +481,8 @@ def test_against_the_real_application(tmp_path: Path, monkeypatch: pytest.Monkey
         thread.join(10)
     names = [future.result().classes[0].name for future in futures]
     assert names == ["red", "green", "blue"] * 4
+    for index, future in enumerate(futures):
+        np.testing.assert_allclose(future.result().logits, np.eye(3)[index % 3], atol=0.01)
     share = np.e / (np.e + 2)
     assert all(future.result().classes[0].probability == pytest.approx(share, abs=0.01) for future in futures)
     assert damaged.result().status == 400 and "damaged" in damaged.result().error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -12,7 +13,10 @@ from collections.abc import Sequence
 from edgejpeg._version import __version__
 from edgejpeg.errors import EdgeJpegError, InvalidInputError
 
-VERBS = ("demo", "calibrate", "learn-tables", "adapt", "encode", "bench", "info", "export", "serve", "send")
+VERBS = (
+    "demo", "calibrate", "learn-tables", "adapt", "train", "harden", "attack", "plot",
+    "encode", "bench", "info", "export", "serve", "send",
+)  # fmt: skip
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -41,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 1 for a failure, 2 for wrong usage, 130 when interrupted."""
     args = build_parser().parse_args(argv)
+    args.command = shlex.join(["edgejpeg", *(sys.argv[1:] if argv is None else argv)])
     try:
         return int(args.run(args))
     except EdgeJpegError as error:

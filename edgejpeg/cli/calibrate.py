@@ -15,6 +15,7 @@ from edgejpeg.cli.arguments import (
     add_model_arguments,
     add_run_arguments,
     check_profile_run,
+    model_from,
     positive_float,
     positive_int,
 )
@@ -89,11 +90,10 @@ def _calibrate(args: argparse.Namespace, world: World) -> int:
     from edgejpeg.errors import DataError
     from edgejpeg.learn.data import open_data
     from edgejpeg.learn.distributed import device_for
-    from edgejpeg.models import create_model
 
     device = device_for(world, args.device)
     data = open_data(args.data)
-    model = create_model(args.model, args.weights, args.num_classes)
+    model = model_from(args)
     labels, reason = _choose_labels(args.labels, data, model)
     if world.rank == 0:
         for line in (model.notice, reason):

@@ -10,7 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgejpeg.cli.arguments import add_on_error_argument, positive_float, positive_int
+from edgejpeg.cli.arguments import (
+    add_control_arguments,
+    add_on_error_argument,
+    control_options,
+    positive_float,
+    positive_int,
+)
 from edgejpeg.cli.encode_raw import add_raw_arguments, encoder_color, run_raw
 
 if TYPE_CHECKING:
@@ -32,14 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tables.add_argument("--quality", type=int, help="the IJG's tables at this quality, 1..100, instead of a profile")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="a .jpg file, or a folder")
     parser.add_argument("--water-level", type=positive_float, help="the water level d, if not the profile's")
-    budget = parser.add_argument_group("budget", "no file is larger; the tables are chosen for every image")
-    budget.add_argument("--max-bytes", type=positive_int, metavar="N", help="bytes of a file, headers included")
-    budget.add_argument("--target-bpp", type=positive_float, metavar="B", help="bits per pixel of an image")
-    levels = parser.add_argument_group("levels of a ladder profile").add_mutually_exclusive_group()
-    levels.add_argument(
-        "--level", type=int, metavar="L", help="from 0, the lowest rate; with a budget, the highest one"
-    )
-    levels.add_argument("--slope", type=float, metavar="S", help="the level at which one more costs S bytes")
+    add_control_arguments(parser)
     parser.add_argument(
         "--trellis",
         type=_trellis,
@@ -63,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=positive_int, default=1, help="threads (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object per image")
-    add_raw_arguments(parser)
+    add_raw_arguments(parser, "; OUT is a folder")
     add_on_error_argument(parser)
 
 
@@ -120,7 +119,7 @@ def _encoder(args: argparse.Namespace) -> tuple[Callable[[NDArray[np.uint8]], by
         "exact_huffman": args.exact_huffman,
     }
     if args.profile is None:
-        for name in ("water_level", "max_bytes", "target_bpp", "level", "slope", "trellis", "comment"):
+        for name in ("water_level", *control_options(args), "trellis", "comment"):
             if getattr(args, name) not in (None, False):
                 belongs = "an adaptive profile" if name == "water_level" else "a profile"
                 raise InvalidInputError(
@@ -142,19 +141,16 @@ def _encoder(args: argparse.Namespace) -> tuple[Callable[[NDArray[np.uint8]], by
     encoder = Encoder(
         profile,
         water_level=args.water_level,
-        max_bytes=args.max_bytes,
-        target_bpp=args.target_bpp,
-        level=args.level,
-        slope=args.slope,
         trellis=args.trellis,
         comment=args.comment,
+        **control_options(args),
         **written,
     )
-    return encoder.encode, partial(_describe, encoder)
+    return encoder.encode, partial(describe_choice, encoder)
 
 
-def _describe(encoder: Encoder) -> dict[str, Any]:
-    """What was chosen for the last image, as far as there was a choice."""
+def describe_choice(encoder: Encoder) -> dict[str, Any]:
+    """What was chosen for an encoder's last image, as far as there was a choice."""
     last = encoder.last
     assert last is not None
     names = ("water_level", "chroma_water_level", "scale", "level", "encodes")

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 COLORS = ("bgr", "rgb", "bgrx", "rgbx", "nv12", "nv21", "i420", "yuyv", "gray")
 
 
-def add_raw_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--raw``, ``--color``, ``--yuv-range``."""
-    group = parser.add_argument_group("raw video", "frames without a header, one after another; OUT is a folder")
-    group.add_argument("--raw", type=_size, metavar="WxH", help="IN is raw video of this size; - is the standard input")
+def add_raw_arguments(parser: argparse.ArgumentParser, and_so: str = "") -> None:
+    """``--raw``, ``--color``, ``--yuv-range``; ``and_so`` ends the group's description."""
+    group = parser.add_argument_group("raw video", "frames without a header, one after another" + and_so)
+    group.add_argument(
+        "--raw", type=_size, metavar="WxH", help="the input is raw video of this size; - is the standard input"
+    )
     group.add_argument("--color", choices=COLORS, default="bgr", help="of raw frames (default: %(default)s)")
     group.add_argument(
         "--yuv-range",
@@ -42,7 +44,12 @@ def encoder_color(args: argparse.Namespace) -> str:
         raise InvalidInputError(
             "--color and --yuv-range are those of raw video; give its size, --raw WxH, or leave them"
         )
-    return "bgr" if args.color == "gray" else str(args.color)
+    return color_for(args.color)
+
+
+def color_for(color: str) -> str:
+    """The encoder's color for frames of one of :data:`COLORS`: one for BGR takes gray frames too."""
+    return "bgr" if color == "gray" else color
 
 
 def run_raw(

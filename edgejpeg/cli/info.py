@@ -1,4 +1,4 @@
-"""Say what a JPEG, a profile or an ONNX file is: tables, sizes, subsampling, provenance."""
+"""Say what a JPEG, a profile, an ONNX file or an engine is: tables, sizes, subsampling, provenance."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-HELP = "describe a JPEG, a profile or an ONNX file"
+HELP = "describe a JPEG, a profile, an ONNX file or an engine"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
-    parser.add_argument("file", metavar="FILE", help="a .jpg, .toml or .onnx file, or a shipped profile's name")
+    parser.add_argument("file", metavar="FILE", help=".jpg, .toml, .onnx, .engine, .rtx, or a shipped profile's name")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
         "--c-header",
@@ -35,6 +35,10 @@ def run(args: argparse.Namespace) -> int:
         return _write_c_header(args.file, args.c_header)
     if not path.exists() and args.file in list_profiles():
         document = _profile(load_profile(args.file))
+    elif path.suffix in (".engine", ".rtx"):
+        from edgejpeg.runtime.engine_info import check_engine
+
+        document = {"type": "engine", **check_engine(path).to_document()}
     elif path.suffix == ".toml":
         document = _profile(load_profile(path))
     else:

@@ -16,6 +16,7 @@ from edgejpeg.cli.arguments import (
     add_model_arguments,
     add_run_arguments,
     check_profile_run,
+    model_from,
     positive_float,
     positive_int,
 )
@@ -73,12 +74,11 @@ def run(args: argparse.Namespace) -> int:
         require(module, extra="train", purpose="edgejpeg learn-tables")
     from edgejpeg.learn.data import open_data
     from edgejpeg.learn.distributed import World, device_for
-    from edgejpeg.models import create_model
 
     rates = _rates(args)
     check_profile_run(args)
     data = open_data(args.data)
-    model = create_model(args.model, args.weights, args.num_classes)
+    model = model_from(args)
     if model.notice:
         print(f"edgejpeg learn-tables: {model.notice}", file=sys.stderr)
     model.module.to(device_for(World(), args.device))

@@ -4,6 +4,11 @@ SOURCE is camera:N, gst:PIPELINE, or the path of a video, an image or a folder o
 
   edgejpeg send clip.mp4 --to http://127.0.0.1:8000 -p efficientnet_lite0 --size 224
 
+Raw video from a file or the standard input, and pipelines that end in NV12, NV21, I420 or YUY2 and an appsink, are
+encoded as they are:
+
+  edgejpeg send "gst:v4l2src ! video/x-raw,format=NV12 ! appsink" --to http://127.0.0.1:8000 -p efficientnet_lite0
+
 Exits with 1 when a frame failed or was skipped.
 """
 
@@ -11,20 +16,29 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgejpeg.cli.arguments import add_on_error_argument, positive_float, positive_int
+from edgejpeg.cli.arguments import (
+    add_control_arguments,
+    add_on_error_argument,
+    control_options,
+    positive_float,
+    positive_int,
+)
+from edgejpeg.cli.encode_raw import add_raw_arguments
 
 if TYPE_CHECKING:
+    from edgejpeg.runtime.encoder import Encoder
     from edgejpeg.runtime.frames import FrameSource
     from edgejpeg.runtime.uplink.sender import Result, Sender
 
@@ -36,7 +50,9 @@ _HOPELESS = (401, 403, 404)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
-    parser.add_argument("source", metavar="SOURCE", help="camera:N, gst:PIPELINE, a video, an image or a folder")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="camera:N, gst:PIPELINE, a video, an image, a folder, or raw video"
+    )
     parser.add_argument("-p", "--profile", required=True, help="a shipped profile's name, or a .toml file")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the summary and each frame's result here")
     frames = parser.add_argument_group("frames")
@@ -45,6 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     frames.add_argument("--size", type=positive_int, metavar="S", help="crop the centre to S x S, the network's input")
     frames.add_argument("--resize", type=positive_int, metavar="S", help="short side before the crop (default: --size)")
     add_on_error_argument(frames)
+    add_raw_arguments(parser)
+    add_control_arguments(parser)
     link = parser.add_argument_group("server")
     link.add_argument("--to", required=True, metavar="URL", help="for example http://127.0.0.1:8000")
     link.add_argument("--model", help="the model's name (default: the server's only one)")
@@ -53,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     link.add_argument("--in-flight", type=positive_int, default=4, help="requests at once (default: %(default)s)")
     link.add_argument("--timeout", type=positive_float, default=10.0, metavar="S", help="default: %(default)s")
     link.add_argument("--retries", type=int, default=5, help="after the first attempt (default: %(default)s)")
+    link.add_argument("--logits", action="store_true", help="ask for the logits too, and write them into --json")
     link.add_argument("--device-id", help="first part of the frames' ids (default: the host's name)")
 
 
@@ -62,18 +81,19 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     from edgejpeg.errors import InvalidInputError
     from edgejpeg.profile import load_profile
+    from edgejpeg.runtime.control import Control
     from edgejpeg.runtime.encoder import Encoder
-    from edgejpeg.runtime.frames import open_source
     from edgejpeg.runtime.server.serve import read_token
     from edgejpeg.runtime.uplink.sender import RetryPolicy, Sender
 
     if args.json is not None and not args.json.parent.is_dir():
         raise InvalidInputError(f"--json cannot be written: no folder {args.json.parent}; make it first")
+    if args.logits and args.json is None:
+        raise InvalidInputError("--logits are written into --json; give it a file")
     profile = load_profile(args.profile)
-    encoder = Encoder(profile, color="bgr")
-    source = open_source(
-        args.source, limit=args.limit, every=args.every, size=args.size, resize=args.resize, on_error=args.on_error
-    )
+    Control(**control_options(args)).check(profile)  # before a camera is opened
+    source = _source(args)
+    encoder = Encoder(profile, color=source.color, yuv_range=args.yuv_range, **control_options(args))
     sender = Sender(
         args.to,
         model=args.model,
@@ -83,22 +103,47 @@ def run(args: argparse.Namespace) -> int:
         retry=RetryPolicy(args.retries),
         in_flight=args.in_flight,
         device=args.device_id,
+        logits=args.logits,
     )
     report = Report(args.source, args.to, profile.name)
     with source, sender:
         report.model = sender.connect()
         parameters = {"profile_id": profile.profile_id}
         try:
-            send_frames(source, encoder.encode, sender, report, parameters, verbose=args.verbose)
+            send_frames(source, encoder, sender, report, parameters, verbose=args.verbose, on_error=args.on_error)
         finally:
             # Also when the server went away: what was delivered until then is worth knowing.
-            report.problems = list(source.problems)
+            report.problems += source.problems
             if args.json is not None:
                 args.json.write_text(json.dumps(report.document(), indent=1) + "\n", encoding="utf-8")
     print(report.text())
     for problem in report.problems:
         print(f"skipped: {problem}", file=sys.stderr)
     return 0 if report.complete else 1
+
+
+def _source(args: argparse.Namespace) -> FrameSource:
+    from edgejpeg.errors import InvalidInputError
+    from edgejpeg.runtime.frames import open_source
+    from edgejpeg.runtime.raw import RawSource
+
+    if args.raw is None:
+        if args.color != "bgr":
+            raise InvalidInputError("--color is that of raw video; give its size, --raw WxH, or leave it")
+        return open_source(
+            args.source,
+            limit=args.limit,
+            every=args.every,
+            size=args.size,
+            resize=args.resize,
+            on_error=args.on_error,
+            own_color=True,
+        )
+    if args.size is not None or args.resize is not None:
+        raise InvalidInputError("raw video is not scaled or cropped; leave --size and --resize")
+    raw = sys.stdin.buffer if args.source == "-" else args.source
+    width, height = args.raw
+    return RawSource(raw, width, height, args.color, limit=args.limit, every=args.every, on_error=args.on_error)
 
 
 @dataclass
@@ -112,6 +157,7 @@ class Report:
     seconds: float = 0.0
     pixels: int = 0
     encode_s: list[float] = field(default_factory=list)
+    choices: list[dict[str, Any]] = field(default_factory=list)  # by frame that was sent, in order
     results: list[Result] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -155,8 +201,11 @@ class Report:
                     "status": result.status,
                     "error": result.error,
                     "classes": [[c.probability, c.index, c.name] for c in result.classes],
+                    **({} if result.logits is None else {"logits": result.logits.tolist()}),
+                    **choice,
                 }
-                for result in self.results
+                # Of frames on their way when the server went away there is no result.
+                for result, choice in zip(self.results, self.choices, strict=False)
             ],
         }
 
@@ -182,26 +231,39 @@ class Report:
 
 def send_frames(
     source: FrameSource,
-    encode: Callable[[Any], bytes],
+    encoder: Encoder,
     sender: Sender,
     report: Report,
     parameters: dict[str, str],
     *,
     verbose: bool = False,
+    on_error: str = "fail",
 ) -> None:
     """Encode and send every frame of a source, collecting the results in order.
 
     Raises:
         TransportError: the server stopped answering. ServerError: it refuses every frame. DataError: the source failed.
+        BudgetError: a frame's smallest file is above the budget, unless ``on_error`` is "skip", which notes it.
     """
+    from edgejpeg.cli.encode import describe_choice
+    from edgejpeg.errors import BudgetError
+    from edgejpeg.runtime.pixels import size_of
+
     begin = time.perf_counter()
     waiting: deque[Future[Result]] = deque()
     try:
         for frame in _progress(source):
             start = time.perf_counter()
-            jpeg = encode(frame.image)
+            try:
+                jpeg = encoder.encode(frame.image)
+            except BudgetError as error:
+                if on_error == "fail":
+                    raise
+                report.problems.append(f"{frame.name}: {error}")
+                continue
             report.encode_s.append(time.perf_counter() - start)
-            report.pixels += frame.image.shape[0] * frame.image.shape[1]
+            report.choices.append(describe_choice(encoder))
+            report.pixels += math.prod(size_of(frame.image, source.color))
             waiting.append(
                 sender.submit(jpeg, name=frame.name, capture_ts_ns=frame.timestamp_ns, parameters=parameters)
             )

@@ -14,6 +14,7 @@ from edgejpeg.design.control import ladder_slope as ladder_slope
 from edgejpeg.design.control import laplace_entropy as laplace_entropy
 from edgejpeg.design.control import level_for_budget as level_for_budget
 from edgejpeg.design.control import level_of_equal_slope as level_of_equal_slope
+from edgejpeg.design.control import scale_one_by_one as scale_one_by_one
 from edgejpeg.design.control import scale_tables as scale_tables
 from edgejpeg.design.deepn import DeepNMapping as DeepNMapping
 from edgejpeg.design.deepn import deepn_tables as deepn_tables

@@ -5,34 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgejpeg._optional import require
-from edgejpeg.errors import DataError, InvalidInputError
+from edgejpeg.errors import InvalidInputError
+from edgejpeg.evaluate.canvas import COLOURS, MARKERS, canvas
 from edgejpeg.evaluate.metrics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-# Okabe and Ito's blue and a neutral grey: apart in print, and for every kind of colour vision.
-_COLOURS = ("#0072B2", "#6B6B6B", "#D55E00", "#009E73")
-_MARKERS = ("o", "s", "^", "D")
-_STYLE: dict[str, Any] = {
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#8a8a8a",
-    "axes.labelcolor": "#333333",
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.8,
-    "xtick.color": "#555555",
-    "ytick.color": "#555555",
-}
 
 
 @dataclass(frozen=True)
@@ -63,7 +44,7 @@ def plot_rate_curves(
 
     Args:
         series: one to four methods; the first is the one compared in ``changes``, the second its reference.
-        path: the file, .png or whatever matplotlib writes.
+        path: the file, .png, .svg or .pdf.
         changes: for rates of the reference, the relative change of rate of the first series at equal KL, drawn below
             with its interval; needs two series.
         note: one line under the picture: the sample and the interval's meaning.
@@ -73,21 +54,16 @@ def plot_rate_curves(
         DataError: the file cannot be written.
         MissingDependencyError: matplotlib is not installed.
     """
-    if not 1 <= len(series) <= len(_COLOURS) or (changes and len(series) < 2):
+    if not 1 <= len(series) <= len(MARKERS) or (changes and len(series) < 2):
         raise InvalidInputError(
-            f"{len(series)} series to plot; allowed are 1 to {len(_COLOURS)}, and at least 2 to show changes"
+            f"{len(series)} series to plot; allowed are 1 to {len(MARKERS)}, and at least 2 to show changes"
         )
     for one in series:
         if not len(one.bpp) == len(one.kl) == len(one.agreement) > 0:
             raise InvalidInputError(f"the series {one.label!r} has lists of different lengths, or no point")
-    matplotlib = require("matplotlib", extra="plot", purpose="the plot of rate curves")
-    figure_module = require("matplotlib.figure", extra="plot", purpose="the plot of rate curves")
-    with matplotlib.rc_context(_STYLE):
-        layout = [["kl", "agreement"], ["change", "change"]] if changes else [["kl", "agreement"]]
-        figure = figure_module.Figure(
-            figsize=(10.4, 7.0 if changes else 4.6), dpi=160, facecolor="white", layout="constrained"
-        )
+    with canvas(path, 10.4, 7.0 if changes else 4.6, note=note) as figure:
         figure.get_layout_engine().set(hspace=0.07)
+        layout = [["kl", "agreement"], ["change", "change"]] if changes else [["kl", "agreement"]]
         axes = figure.subplot_mosaic(layout, height_ratios=[2, 1] if changes else [1])
         limit = 1.06 * max(max(one.bpp) for one in series)
         _draw_kl(axes["kl"], series)
@@ -98,14 +74,6 @@ def plot_rate_curves(
             one_axes.set_xlim(0, limit)
             one_axes.set_xlabel("bits per pixel of the whole file")
             one_axes.set_axisbelow(True)
-        if note:
-            figure.supxlabel(note, fontsize=8.5, color="#666666", x=0.01, ha="left")
-        try:
-            figure.savefig(path)
-        except OSError as error:
-            raise DataError(
-                f"the plot cannot be written to {path}: {error.strerror or error}; check the folder"
-            ) from error
 
 
 def _draw_kl(axes: Axes, series: Sequence[Series]) -> None:
@@ -126,7 +94,7 @@ def _draw_agreement(axes: Axes, series: Sequence[Series]) -> None:
     for index, one in enumerate(series):
         _draw(axes, one.label, one.bpp, one.agreement, index)
     axes.set_title("Top class kept: higher is better")
-    axes.yaxis.set_major_formatter(ticker.PercentFormatter(xmax=1.0, decimals=0, symbol=" %"))
+    axes.yaxis.set_major_formatter(ticker.PercentFormatter(xmax=1.0, decimals=None, symbol=" %"))
     axes.set_ylabel("agreement with the clean frame")
     axes.set_ylim(top=min(1.02, axes.get_ylim()[1]))
     axes.legend(loc="lower right", frameon=False)
@@ -137,17 +105,23 @@ def _draw_changes(axes: Axes, changes: Sequence[tuple[float, Interval]], label: 
     values = [interval.value for _, interval in changes]
     below = [interval.value - interval.low for _, interval in changes]
     above = [interval.high - interval.value for _, interval in changes]
-    axes.axhline(0.0, color=_COLOURS[1], lw=1.8)
+    axes.axhline(0.0, color=COLOURS[1], lw=1.8)
     axes.errorbar(
-        [rate for rate, _ in changes], values, yerr=[below, above], fmt=_MARKERS[0], ms=5, color=_COLOURS[0], capsize=3
+        [rate for rate, _ in changes], values, yerr=[below, above], fmt=MARKERS[0], ms=5, color=COLOURS[0], capsize=3
     )
-    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value * 100:+.0f} %" if value else "0"))
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: percent_label(value)))
     axes.set_title(f"Bytes of {label} for the KL that {reference} has at this rate: below zero it is the smaller")
     axes.set_ylabel("change of bytes")
 
 
+def percent_label(value: float) -> str:
+    """A change as a tick's label, with as many digits as it has up to two: ``-2.5 %`` for -.025, ``0`` for 0."""
+    percent = round(value * 100, 2)
+    return f"{percent:+g} %" if percent else "0"
+
+
 def _draw(axes: Axes, label: str, bpp: Sequence[float], values: Sequence[Interval], index: int) -> None:
-    colour = _COLOURS[index]
+    colour = COLOURS[index]
     low, high = [v.low for v in values], [v.high for v in values]
     axes.fill_between(list(bpp), low, high, color=colour, alpha=0.12, linewidth=0)
-    axes.plot(list(bpp), [v.value for v in values], color=colour, marker=_MARKERS[index], ms=4.5, lw=1.8, label=label)
+    axes.plot(list(bpp), [v.value for v in values], color=colour, marker=MARKERS[index], ms=4.5, lw=1.8, label=label)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from edgejpeg.errors import InvalidInputError
 
@@ -33,6 +33,28 @@ class HuffmanTable:
             position += count
             code <<= 1
         return codes
+
+
+def without_larger(table: HuffmanTable, size: int) -> HuffmanTable:
+    """A table without the symbols at its end of more than ``size`` value bits; the codes of the others are the same."""
+    symbols = list(table.symbols)
+    while len(symbols) > 1 and symbols[-1] % 16 > size:
+        symbols.pop()
+    counts, left = [], len(symbols)
+    for count in table.counts:
+        counts.append(min(count, left))
+        left -= counts[-1]
+    return HuffmanTable(tuple(counts), tuple(symbols))
+
+
+def largest_sizes(steps: ArrayLike) -> tuple[int, int]:
+    """The most value bits that DC differences and AC levels can have with a table of steps, (8, 8), row-major.
+
+    Coefficients of 8-bit samples are within 1024; the encoder reckons with 1025. Of stored Huffman tables it writes
+    those symbols alone, see :func:`without_larger`.
+    """
+    flat = np.asarray(steps, dtype=np.float64).reshape(64)
+    return int(2 * 1025 / flat[0] + 1).bit_length(), int(1025 / flat[1:].min() + 0.5).bit_length()
 
 
 STANDARD_DC_LUMA = HuffmanTable((0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0), tuple(range(12)))

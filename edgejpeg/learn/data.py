@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -167,29 +168,43 @@ def read_image(
     Raises:
         DataError: the file is missing, is no image, is truncated, or has more than eight bits a sample.
     """
+    fitted = fit_image(open_rgb(file), name=str(file), size=size, resize=resize, interpolation=interpolation)
+    return np.ascontiguousarray(np.asarray(fitted, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def fit_image(
+    image: Any, *, name: str, size: tuple[int, int], resize: int | None = None, interpolation: str = "bilinear"
+) -> Any:
+    """What :func:`read_image` does to a Pillow image: resize the short side, cut the centre; a Pillow image.
+
+    Raises:
+        DataError: an image so narrow that resizing it would take too much memory; ``name`` is for the message.
+    """
     image_module = require("PIL.Image", extra="train", purpose="reading images")
     filters = {"bilinear": image_module.Resampling.BILINEAR, "bicubic": image_module.Resampling.BICUBIC}
-    image = open_rgb(file)
     height, width = size
     scaled = _scaled_size(image.width, image.height, width, height, resize)
     if scaled[0] * scaled[1] > _MAX_PIXELS:
-        raise DataError(f"cannot read {str(file)!r}: {image.width} x {image.height} pixels are too narrow to resize")
+        raise DataError(f"cannot read {name!r}: {image.width} x {image.height} pixels are too narrow to resize")
     if scaled != image.size:
         image = image.resize(scaled, filters[interpolation])
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-    cropped = np.asarray(image.crop((left, top, left + width, top + height)), dtype=np.uint8)
-    return np.ascontiguousarray(cropped.transpose(2, 0, 1))
+    return image.crop((left, top, left + width, top + height))
 
 
-def open_rgb(file: Path) -> Any:
+def open_rgb(file: str | Path, content: bytes | None = None) -> Any:
     """Decode a file into a Pillow image of mode RGB.
+
+    Args:
+        file: a path; with ``content``, only a name for messages.
+        content: the file's bytes, when they lie elsewhere.
 
     Raises:
         DataError: the file is missing, is no image, is truncated, or has more than eight bits a sample.
     """
     image_module = require("PIL.Image", extra="train", purpose="reading images")
     try:
-        with image_module.open(file) as opened:
+        with image_module.open(file if content is None else io.BytesIO(content)) as opened:
             if opened.mode.startswith(("I", "F")):
                 raise DataError(f"cannot read {str(file)!r}: samples of mode {opened.mode}; 8-bit images are allowed")
             return opened.convert("RGB")

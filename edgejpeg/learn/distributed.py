@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgejpeg.errors import InvalidInputError
 
@@ -37,19 +38,38 @@ class World:
         dist.all_reduce(total)
         return total
 
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give every process the first one's buffers."""
+        if self.size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            dist.all_reduce(torch.zeros(1))
+
 
 @contextmanager
-def open_world() -> Iterator[World]:
+def open_world(*, gradients: bool = False) -> Iterator[World]:
     """Join the processes that ``torchrun`` started, or be alone when it did not.
 
     Sums go over gloo, on the CPU: they are a few kilobytes.
+
+    Args:
+        gradients: whether gradients are to be summed as well: where there are GPUs, they go over NCCL.
     """
     if not dist.is_available() or not dist.is_torchelastic_launched():
         yield World()
         return
-    dist.init_process_group("gloo")
+    with_nccl = gradients and torch.cuda.is_available() and dist.is_nccl_available()
+    dist.init_process_group("cpu:gloo,cuda:nccl" if with_nccl else "gloo")
     try:
         yield World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+    except BaseException as error:
+        # The traceback holds on to what the frames hold.
+        traceback.clear_frames(error.__traceback__)
+        raise
     finally:
         # Tensors that outlive the process group abort some builds of torch when the process ends.
         gc.collect()

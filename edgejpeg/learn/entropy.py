@@ -39,6 +39,7 @@ _END_OF_BLOCK, _SIXTEEN_ZEROS = 0x00, 0xF0
 _LARGEST_SIZE = 10  # of an AC level in baseline JPEG: magnitudes up to 1023
 _HEADER = {1: 120, 3: 193}  # bytes of all segments but DHT, by components
 _DHT = 21  # bytes of a Huffman table's segment without its symbols
+_ALL_SIZES = (11, 10)  # value bits of DC differences and AC levels
 _STUFFING = 1.0039  # bytes of a scan over those before 0x00 is put behind 0xFF
 
 Choices = tuple[Sequence[HuffmanTable], Sequence[HuffmanTable]]
@@ -59,6 +60,7 @@ def file_bytes(
     thresholds: Sequence[Tensor] | None = None,
     effort: int = 1,
     stored: Sequence[Choices] = STORED_CHOICES,
+    steps: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """The size of each image's file in bytes, differentiable in the levels and in the thresholds.
 
@@ -72,6 +74,8 @@ def file_bytes(
             :class:`~edgejpeg.profile.DeadZone`; DC is always rounded). None is plain rounding.
         effort: 0 for stored Huffman tables, 1 for tables made for each file.
         stored: for luma and chroma the tables that are stored; of several, each image takes the cheapest.
+        steps: for luma and chroma, ``(8, 8)``: of the stored tables the encoder writes the symbols that levels can have
+            with these steps. None counts all symbols, up to 250 bytes more.
 
     Returns:
         ``(N,)``, of the dtype of the levels. No derivative by an AC magnitude is negative, by a threshold positive.
@@ -100,8 +104,9 @@ def file_bytes(
         scanned = [_in_scan_order(plane, real, mcus, (v, h)) for plane in mine]
         threshold = levels[0].new_full((64,), 0.5) if thresholds is None else thresholds[slot].reshape(64)[_zigzag()]
         padding = len(mine) * (mcus[0] * v * mcus[1] * h - real[0] * real[1])
+        sizes = _ALL_SIZES if steps is None else huffman.largest_sizes(steps[slot].detach().cpu().numpy())
         bits: Tensor = _SlotBits.apply(  # type: ignore[no-untyped-call]
-            torch.cat(scanned, dim=1), threshold, len(mine), padding, stored[slot] if effort == 0 else None
+            torch.cat(scanned, dim=1), threshold, len(mine), padding, stored[slot] if effort == 0 else None, sizes
         )
         total = bits if total is None else total + bits
     assert total is not None
@@ -125,7 +130,13 @@ class _SlotBits(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, levels: Tensor, threshold: Tensor, components: int, padding: int, stored: Choices | None
+        ctx: Any,
+        levels: Tensor,
+        threshold: Tensor,
+        components: int,
+        padding: int,
+        stored: Choices | None,
+        largest: tuple[int, int],
     ) -> Tensor:
         images, blocks = levels.shape[:2]
         magnitudes = levels.abs()
@@ -142,8 +153,8 @@ class _SlotBits(torch.autograd.Function):
         dc_tables, ac_tables = stored or (None, None)
         bits = dc_sizes.sum(1, dtype=torch.float64)
         bits += torch.bincount(symbols.image, symbols.size.double(), minlength=images)
-        for counts, tables in ((dc_counts, dc_tables), (ac_counts, ac_tables)):
-            bits += _code_bits(counts, tables)
+        for counts, tables, size in ((dc_counts, dc_tables, largest[0]), (ac_counts, ac_tables, largest[1])):
+            bits += _code_bits(counts, tables, size)
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
             lengths = [_expected_lengths(dc_counts, dc_tables), _expected_lengths(ac_counts, ac_tables)]
             by_magnitude, by_threshold = _ac_gradient(magnitudes, threshold, ac, symbols, lengths[1])
@@ -156,7 +167,7 @@ class _SlotBits(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         by_level, by_threshold = ctx.saved_tensors
-        return by_level * gradient[:, None, None], gradient @ by_threshold, None, None, None
+        return by_level * gradient[:, None, None], gradient @ by_threshold, None, None, None, None
 
 
 def _in_scan_order(plane: Tensor, real: tuple[int, int], mcus: tuple[int, int], unit: tuple[int, int]) -> Tensor:
@@ -231,12 +242,14 @@ def _histogram(keys: Tensor, images: int) -> Tensor:
     return torch.bincount(keys.reshape(-1), minlength=256 * images).view(images, 256).double()
 
 
-def _code_bits(counts: Tensor, tables: Sequence[HuffmanTable] | None) -> Tensor:
-    """(N,) bits of the codes of all symbols, and of the DHT segment."""
+def _code_bits(counts: Tensor, tables: Sequence[HuffmanTable] | None, largest: int) -> Tensor:
+    """(N,) bits of the codes of all symbols, and of the DHT segment; ``largest``: value bits that a level can have."""
     if tables is not None:
-        return (counts @ _stored_lengths(counts, tables)).amin(1) + 8 * (_DHT + len(tables[0].symbols))
-    bits = [float(n @ optimal_lengths(n)) + 8 * (_DHT + np.count_nonzero(n)) for n in counts.cpu().numpy()]
-    return counts.new_tensor(bits)
+        bits, chosen = (counts @ _stored_lengths(counts, tables)).min(1)
+        written = counts.new_tensor([len(huffman.without_larger(table, largest).symbols) for table in tables])
+        return bits + 8 * (_DHT + written[chosen])
+    own = [float(n @ optimal_lengths(n)) + 8 * (_DHT + np.count_nonzero(n)) for n in counts.cpu().numpy()]
+    return counts.new_tensor(own)
 
 
 def _stored_lengths(counts: Tensor, tables: Sequence[HuffmanTable]) -> Tensor:

@@ -2,8 +2,8 @@
 
 A decoder in 8 bits rounds after each half of the inverse DCT, after the upsampling of chroma and after the colour
 conversion, always in fixed point. Within a half of the "islow" inverse DCT (Loeffler, Ligtenberg and Moschytz's, 13
-bits of fraction) sums of integer products are exact, so each half is one integer matrix and one shift. Everything here
-is computed in float64, where integers of this size are exact. No gradients: the callers pass them straight through.
+bits of fraction) sums of integer products are exact, so each half is one integer matrix and one shift. Everything is
+computed in types that hold its integers exactly. No gradients: the callers pass them straight through.
 """
 
 from __future__ import annotations
@@ -20,24 +20,28 @@ _EXTRA = 2
 """Bits of fraction that the first half of the inverse DCT hands to the second."""
 
 
-def integer_samples(rgb: Tensor, vertical: int, horizontal: int) -> tuple[Tensor, Tensor]:
+def integer_samples(
+    rgb: Tensor, vertical: int, horizontal: int, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor]:
     """The level-shifted samples of an image, as :func:`edgejpeg.jpeg.colour.sample_planes` gives them.
 
     Args:
         rgb: ``(N, 3, H, W)``, whole cells; pixels are rounded to the integers 0..255 first.
         vertical, horizontal: luma samples per chroma sample.
+        dtype: float64 or int32, to compute in.
 
     Returns:
-        Luma ``(N, H, W)`` and chroma ``(N, 2, H / v, W / h)``, integers in float64.
+        Luma ``(N, H, W)`` and chroma ``(N, 2, H / v, W / h)``, integers in ``dtype``.
     """
-    red, green, blue = rgb.detach().to(torch.float64).round().clamp(0, 255).unbind(1)
-    height, width = rgb.shape[-2:]
-    luma = _shift(19595 * red + 38470 * green + 7471 * blue, 16) - 128
-    cells = (rgb.shape[0], height // vertical, vertical, width // horizontal, horizontal)
-    red, green, blue = (plane.reshape(cells).sum((2, 4)) for plane in (red, green, blue))
+    pixels = rgb.detach().round().clamp(0, 255).to(dtype)
+    red, green, blue = pixels.unbind(1)
+    luma = shifted(19595 * red + 38470 * green + 7471 * blue, 16) - 128
+    sums = pixels if vertical == 1 else pixels[:, :, 0::2] + pixels[:, :, 1::2]
+    sums = sums if horizontal == 1 else sums[..., 0::2] + sums[..., 1::2]
+    red, green, blue = sums.unbind(1)
     bits = 16 + (vertical * horizontal).bit_length() - 1
-    cb = _shift(-11059 * red - 21709 * green + 32768 * blue, bits)
-    cr = _shift(32768 * red - 27439 * green - 5329 * blue, bits)
+    cb = shifted(-11059 * red - 21709 * green + 32768 * blue, bits)
+    cr = shifted(32768 * red - 27439 * green - 5329 * blue, bits)
     return luma, torch.stack([cb, cr], dim=1).clamp(max=127)
 
 
@@ -86,20 +90,21 @@ def decode_integers(
     planes = _samples(chroma.flatten(0, 1))[:, : -(-height // vertical), : -(-width // horizontal)]
     planes = _smooth(planes, factors) if smooth and horizontal == 2 else _replicate(planes, factors)
     cb, cr = (planes[:, :height, :width] - 128).reshape(luma.shape[0], 2, height, width).unbind(1)
-    red = y + _shift(_fixed(1.402) * cr, 16)
-    green = y + _shift(-_fixed(0.34414) * cb - _fixed(0.71414) * cr, 16)
-    blue = y + _shift(_fixed(1.772) * cb, 16)
+    red = y + shifted(_fixed(1.402) * cr, 16)
+    green = y + shifted(-_fixed(0.34414) * cb - _fixed(0.71414) * cr, 16)
+    blue = y + shifted(_fixed(1.772) * cb, 16)
     return torch.stack([red, green, blue], dim=1).clamp(0, 255).to(luma.dtype)
 
 
 def _samples(coefficients: Tensor) -> Tensor:
-    """(n, H, W) planes of coefficients to samples 0..255 in float64."""
+    """(n, H, W) planes of coefficients to samples 0..255 in float32, which holds all that is made of them exactly."""
     count, height, width = coefficients.shape
     matrix = torch.tensor(_inverse_dct_matrix().tolist(), dtype=torch.float64, device=coefficients.device)
     rows = matrix @ coefficients.detach().to(torch.float64).reshape(count * height // 8, 8, width)
-    rows = _shift(rows, _FRACTION - _EXTRA)
+    rows = shifted(rows, _FRACTION - _EXTRA)
     columns = rows.reshape(count * height * width // 8, 8) @ matrix.T
-    return (_shift(columns, _FRACTION + _EXTRA + 3) + 128).clamp(0, 255).view(count, height, width)
+    samples = shifted(columns, _FRACTION + _EXTRA + 3).to(torch.float32)
+    return (samples + 128).clamp(0, 255).view(count, height, width)
 
 
 def _smooth(planes: Tensor, factors: tuple[int, int]) -> Tensor:
@@ -129,9 +134,11 @@ def _replicate(planes: Tensor, factors: tuple[int, int]) -> Tensor:
     return planes.repeat_interleave(factors[0], dim=1).repeat_interleave(factors[1], dim=2)
 
 
-def _shift(values: Tensor, bits: int) -> Tensor:
-    """Division by a power of two, halves up."""
-    return (values / 2**bits + 0.5).floor()
+def shifted(values: Tensor, bits: int) -> Tensor:
+    """Division of integers, of an integer type or in a float type that holds them, by a power of two, halves up."""
+    if values.is_floating_point():
+        return (values / 2**bits + 0.5).floor()
+    return (values + (1 << bits - 1)) >> bits
 
 
 def _fixed(value: float, bits: int = 16) -> int:

@@ -12,24 +12,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from edgejpeg.errors import InvalidInputError
 from edgejpeg.jpeg.tables import QuantTable
 from edgejpeg.learn import fused
+from edgejpeg.learn._layer_arguments import Table, check_image, check_learned, is_tracing, one_of, steps_of
+from edgejpeg.learn.coded_planes import code_planes
 from edgejpeg.learn.planes import chroma_factors, decode_planes, encode_planes
 from edgejpeg.learn.quantizer import MAX_BITS, MIN_BITS, check_hardness, check_positive, hard_quantize, soft_quantize
 
 if TYPE_CHECKING:
-    from edgejpeg.profile import Profile
-
-Table = QuantTable | ArrayLike | Tensor
-"""8x8 steps, row-major; a leading axis gives each of several rounds its own."""
+    from edgejpeg.profile import DeadZone, Profile
 
 QUANTIZERS = ("soft", "hard")
 UPSAMPLINGS = ("fancy", "plain")
-_TOO_LARGE_FOR_UNIT = 1.5
+ENCODER_ROUNDINGS = (False, True, "float64", "int16")
 
 
 class JpegLayer(nn.Module):
@@ -63,8 +61,11 @@ class JpegLayer(nn.Module):
         rounds: quantize so many times in a row in the DCT domain, each time with tables of their own.
         input_range: 255 or 1, the largest value of the images in and out.
         upsampling: of chroma: ``"fancy"``, as libjpeg's decoder does by default, or ``"plain"``.
-        encoder_rounding: pixels and samples are integers and the DCT is float64 in a fixed order, as in
-            :mod:`edgejpeg.jpeg.reference`, to the bit; gradients straight-through. Slower.
+        encoder_rounding: compute as an encoder does, to the bit, gradients straight-through; slower. ``"int16"``:
+            the arithmetic of :class:`edgejpeg.Encoder` on every processor, its int16 DCT and divisions, or for very
+            fine tables its float64 DCT. ``"float64"`` or True: pixels and samples are integers and the DCT is float64
+            in a fixed order, as in :mod:`edgejpeg.jpeg.reference`. Q_d takes float64 coefficients with either.
+        dead_zone: zeroing thresholds, as a profile has them; with Q_u and an ``encoder_rounding``. They do not learn.
         decoder_rounding: round and clamp as libjpeg-turbo's decoder does, to the bit; gradients as above. Slower.
         clamp: clamp the result to the range, straight-through.
         fused: compute with the Triton kernels of :mod:`edgejpeg.learn.fused`: ``"auto"`` for where they can run (an
@@ -105,20 +106,22 @@ class JpegLayer(nn.Module):
         rounds: int = 1,
         input_range: Literal[1, 255] = 255,
         upsampling: Literal["fancy", "plain"] = "fancy",
-        encoder_rounding: bool = False,
+        encoder_rounding: bool | Literal["float64", "int16"] = False,
+        dead_zone: DeadZone | None = None,
         decoder_rounding: bool = False,
         clamp: bool = False,
         fused: Literal["auto"] | bool = "auto",
     ) -> None:
         super().__init__()
         chroma_factors(subsampling)
-        _one_of("quantizer", quantizer, QUANTIZERS)
-        _one_of("upsampling", upsampling, UPSAMPLINGS)
-        _one_of("input_range", input_range, (1, 255))
-        _one_of("window", window, ("exact", 5))
-        _one_of("fused", fused, ("auto", True, False))
-        _one_of("bits", bits, range(MIN_BITS, MAX_BITS + 1))
-        _one_of("rounds", rounds, range(1, 65))
+        one_of("quantizer", quantizer, QUANTIZERS)
+        one_of("upsampling", upsampling, UPSAMPLINGS)
+        one_of("input_range", input_range, (1, 255))
+        one_of("window", window, ("exact", 5))
+        one_of("fused", fused, ("auto", True, False))
+        one_of("encoder_rounding", encoder_rounding, ENCODER_ROUNDINGS)
+        one_of("bits", bits, range(MIN_BITS, MAX_BITS + 1))
+        one_of("rounds", rounds, range(1, 65))
         if not 0 < q_min <= q_max <= 65535:
             raise InvalidInputError(f"the steps' bounds are 0 < q_min <= q_max <= 65535; got {q_min!r} and {q_max!r}")
         if learn_alpha and hardness is not None:
@@ -127,10 +130,12 @@ class JpegLayer(nn.Module):
         self.bits, self.window, self.clip = bits, window, clip
         self.q_min, self.q_max, self.integer_tables = float(q_min), float(q_max), integer_tables
         self.rounds, self.input_range, self.upsampling = rounds, input_range, upsampling
-        self.encoder_rounding, self.decoder_rounding, self.clamp = encoder_rounding, decoder_rounding, clamp
-        self.fused = fused
-        self.luma = nn.Parameter(_steps(luma, "luma", rounds), requires_grad=learn_tables)
-        self.chroma = nn.Parameter(_steps(chroma, "chroma", rounds), requires_grad=learn_tables)
+        self.encoder_rounding = "float64" if encoder_rounding is True else encoder_rounding
+        self.decoder_rounding, self.clamp = decoder_rounding, clamp
+        self.fused, self.dead_zone = fused, dead_zone
+        self._check_dead_zone()
+        self.luma = nn.Parameter(steps_of(luma, "luma", rounds), requires_grad=learn_tables)
+        self.chroma = nn.Parameter(steps_of(chroma, "chroma", rounds), requires_grad=learn_tables)
         value = check_hardness(alpha, "alpha")
         for name in ("alpha_luma", "alpha_chroma"):
             if learn_alpha:
@@ -138,6 +143,38 @@ class JpegLayer(nn.Module):
             else:
                 self.register_buffer(name, torch.full((rounds, 1, 1), value))
         self.register_buffer("hardness", None if hardness is None else torch.tensor(check_hardness(hardness)))
+
+    @classmethod
+    def from_profile(
+        cls,
+        profile: Profile,
+        *,
+        input_range: Literal[1, 255] = 255,
+        upsampling: Literal["fancy", "plain"] = "fancy",
+    ) -> JpegLayer:
+        """What :class:`edgejpeg.Encoder` with a fixed profile and libjpeg-turbo's decoder do to an image, bit for bit.
+
+        Raises:
+            InvalidInputError: the profile has no tables of its own, or no colour.
+        """
+        if profile.luma is None or profile.chroma is None:
+            raise InvalidInputError(
+                f"the layer takes a fixed profile with luma and chroma tables; {profile.name!r} is {profile.kind} in "
+                f"{profile.subsampling}: of a ladder, give one level, profile.at_level(index)"
+            )
+        layer = cls(
+            profile.luma,
+            profile.chroma,
+            profile.subsampling,
+            "hard",
+            learn_tables=False,
+            input_range=input_range,
+            upsampling=upsampling,
+            encoder_rounding="int16",
+            dead_zone=profile.dead_zone,
+            decoder_rounding=True,
+        )
+        return layer.eval()
 
     def forward(self, image: Tensor, tables: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """The image after coding and decoding.
@@ -147,15 +184,20 @@ class JpegLayer(nn.Module):
             tables: luma and chroma steps instead of the layer's own, each (8, 8) or, one for each image, (N, 8, 8);
                 gradients go to them. They are taken as they are: neither bounded nor rounded. For one round.
         """
-        self._check_image(image)
+        check_image(image, self.input_range)
         use_kernels = self._use_kernels(image)
         if use_kernels and self._is_one_kernel(image):
             return self._fused_444(image, self._tables(0) if tables is None else self._given(tables, image))
         dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
         with torch.autocast(image.device.type, enabled=False):
             pixels = image.to(dtype) * 255 if self.input_range == 1 else image.to(dtype)
-            luma, chroma = encode_planes(pixels, self.subsampling, rounding=self.encoder_rounding)
-            for index in range(self.rounds):
+            is_coded = self.quantizer == "hard" and bool(self.encoder_rounding)
+            if is_coded:
+                luma, chroma = self._code(pixels, self._tables(0) if tables is None else self._given(tables, image))
+            else:
+                self._check_dead_zone()
+                luma, chroma = encode_planes(pixels, self.subsampling, rounding=bool(self.encoder_rounding))
+            for index in range(int(is_coded), self.rounds):
                 steps = self._tables(index) if tables is None else self._given(tables, image)
                 quantize = self._fused_quantize if use_kernels else self._quantize
                 luma = quantize(luma, steps[0].to(luma.dtype), self.alpha_luma[index])
@@ -178,6 +220,19 @@ class JpegLayer(nn.Module):
             raise InvalidInputError("this layer has a fixed alpha; make it with hardness=... to change h")
         self.hardness.fill_(check_hardness(hardness))
 
+    def steps(self) -> tuple[Tensor, Tensor]:
+        """The luma and chroma steps, (8, 8), of the forward pass as the layer is now, differentiable in the parameters.
+
+        Within the bounds, and rounded where ``integer_tables`` says so.
+
+        Raises:
+            InvalidInputError: several rounds, which have several pairs; NaN.
+        """
+        if self.rounds > 1:
+            raise InvalidInputError(f"one pair of steps belongs to a layer of one round; this one has {self.rounds}")
+        luma, chroma = self._tables(0)
+        return luma, chroma
+
     def tables(self) -> tuple[QuantTable, QuantTable]:
         """The learned steps as integer tables, luma and chroma: within the bounds, rounded, 1..255, for a file.
 
@@ -188,7 +243,7 @@ class JpegLayer(nn.Module):
             raise InvalidInputError(f"a file holds one pair of tables; this layer has {self.rounds} rounds of them")
         tables = []
         for parameter, name in ((self.luma, "luma"), (self.chroma, "chroma")):
-            _check_learned(parameter.detach()[0], name)
+            check_learned(parameter.detach()[0], name)
             steps = parameter.detach()[0].clamp(self.q_min, self.q_max).double().cpu().numpy()
             tables.append(QuantTable(np.floor(steps + 0.5).clip(1, 255)))
         return tables[0], tables[1]
@@ -199,11 +254,22 @@ class JpegLayer(nn.Module):
 
         luma, chroma = self.tables()
         return Profile.fixed(
-            name=name, luma=luma, chroma=chroma, subsampling=self.subsampling, effort=effort, provenance=provenance
+            name=name,
+            luma=luma,
+            chroma=chroma,
+            dead_zone=self.dead_zone,
+            subsampling=self.subsampling,
+            effort=effort,
+            provenance=provenance,
         )
 
-    def hardened(self) -> JpegLayer:
-        """What a real file does: a copy with Q_u, :meth:`tables`, and the encoder's and decoder's integers."""
+    def hardened(self, encoder_rounding: Literal["int16", "float64"] = "int16") -> JpegLayer:
+        """What a real file does: a copy with Q_u, :meth:`tables`, and the encoder's and decoder's integers.
+
+        Args:
+            encoder_rounding: ``"int16"`` for :class:`edgejpeg.Encoder`, ``"float64"`` for the reference encoder.
+        """
+        one_of("encoder_rounding", encoder_rounding, ("int16", "float64"))
         layer = JpegLayer(
             *self.tables(),
             self.subsampling,
@@ -211,7 +277,8 @@ class JpegLayer(nn.Module):
             learn_tables=False,
             input_range=self.input_range,
             upsampling=self.upsampling,
-            encoder_rounding=True,
+            encoder_rounding=encoder_rounding,
+            dead_zone=self.dead_zone,
             decoder_rounding=True,
         )
         return layer.to(self.luma.device).train(self.training)
@@ -222,15 +289,22 @@ class JpegLayer(nn.Module):
             words.append(f"rounds={self.rounds}")
         if self.hardness is not None:
             words.append(f"hardness={float(self.hardness):g}")
-        return ", ".join([*words, f"input_range={self.input_range}"])
+        words.append(f"input_range={self.input_range}")
+        if self.encoder_rounding:
+            words.append(f"encoder_rounding={self.encoder_rounding!r}")
+        if self.dead_zone is not None:
+            words.append("dead_zone=...")
+        if self.decoder_rounding:
+            words.append("decoder_rounding=True")
+        return ", ".join(words)
 
     # --- inside ---
 
     def _tables(self, index: int) -> list[Tensor]:
         steps: list[Tensor] = []
         for parameter, name in ((self.luma, "luma"), (self.chroma, "chroma")):
-            if not _tracing():
-                _check_learned(parameter.detach()[index], name)
+            if not is_tracing():
+                check_learned(parameter.detach()[index], name)
             bounded = _bounded(parameter[index], self.q_min, self.q_max)
             steps.append(_straight_through(bounded, bounded.detach().round()) if self.integer_tables else bounded)
         return steps
@@ -247,9 +321,37 @@ class JpegLayer(nn.Module):
                     f"a {name} table given to this batch is a tensor of shape (8, 8) or ({image.shape[0]}, 8, 8); "
                     f"got {shape}"
                 )
-            if not _tracing():
+            if not is_tracing():
                 check_positive(steps.detach(), f"the {name} table's step")
         return list(tables)
+
+    def _code(self, pixels: Tensor, steps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Planes of K q, with the levels K of a file."""
+        thresholds = None
+        if self.dead_zone is not None and self.dead_zone.chroma is not None:
+            zone = [self.dead_zone.luma.tolist(), self.dead_zone.chroma.tolist()]
+            thresholds = torch.tensor(zone, dtype=torch.float64, device=pixels.device)
+        return code_planes(
+            pixels,
+            steps[0].to(pixels.dtype),
+            steps[1].to(pixels.dtype),
+            self.subsampling,
+            int16=self.encoder_rounding == "int16",
+            thresholds=thresholds,
+            bits=self.bits,
+            clip=self.clip,
+        )
+
+    def _check_dead_zone(self) -> None:
+        if self.dead_zone is None:
+            return
+        if self.quantizer != "hard" or not self.encoder_rounding:
+            raise InvalidInputError(
+                "a dead zone is the encoder's: it needs quantizer='hard' and an encoder_rounding; "
+                f"got {self.quantizer!r} and {self.encoder_rounding!r}"
+            )
+        if self.dead_zone.chroma is None:
+            raise InvalidInputError("this dead zone has no thresholds for chroma; the layer has Cb and Cr")
 
     def _quantize(self, planes: Tensor, q: Tensor, alpha: Tensor) -> Tensor:
         """Planes of coefficients (N, [2,] H, W) by a table (8, 8) or (N, 8, 8)."""
@@ -270,7 +372,7 @@ class JpegLayer(nn.Module):
     # --- the fused kernels ---
 
     def _use_kernels(self, image: Tensor) -> bool:
-        if self.fused is False or _tracing():
+        if self.fused is False or is_tracing():
             return False
         available = fused.is_available(image) and not self.encoder_rounding
         if self.fused is True and not available:
@@ -316,25 +418,6 @@ class JpegLayer(nn.Module):
         )
         return quantized.reshape(planes.shape)
 
-    def _check_image(self, image: Tensor) -> None:
-        if not isinstance(image, Tensor) or not image.is_floating_point():
-            kind = image.dtype if isinstance(image, Tensor) else type(image).__name__
-            raise InvalidInputError(
-                f"the JPEG layer takes a floating-point tensor; got {kind}: convert it with .float(), pixels in "
-                f"0..{self.input_range}"
-            )
-        if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape[2:]:
-            raise InvalidInputError(
-                f"the JPEG layer takes images (N, 3, H, W), R, G, B, not empty; got {tuple(image.shape)}"
-            )
-        if self.input_range == 1 and image.numel() and not _tracing():
-            largest = float(image.detach().amax())
-            if largest > _TOO_LARGE_FOR_UNIT:
-                raise InvalidInputError(
-                    f"the JPEG layer was told that pixels are in 0..1 and got {largest:g}; "
-                    "make it with input_range=255, or divide by 255"
-                )
-
 
 class _Bounded(torch.autograd.Function):
     """A clamp whose gradient stops where a step of descent would lead further out, and only there."""
@@ -366,37 +449,3 @@ def _straight_through(soft: Tensor, value: Tensor) -> Tensor:
 def _tiled(table: Tensor, width: int) -> Tensor:
     """(8, 8) or (N, 8, 8) to (1 or N, 1, 8 width): a table beside itself, row after row."""
     return table.repeat(*[1] * (table.ndim - 2), 1, width // 8).reshape(-1, 1, 8 * width)
-
-
-def _tracing() -> bool:
-    """Values cannot be looked at now; the operators look at the tables when they run."""
-    return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
-
-
-def _steps(table: Table, name: str, rounds: int) -> Tensor:
-    """A table as (rounds, 8, 8) float32."""
-    values = table.detach().cpu().numpy() if isinstance(table, Tensor) else np.asarray(table)
-    if values.dtype.kind not in "iuf":
-        raise InvalidInputError(f"the {name} table holds real numbers; got dtype {values.dtype}")
-    if values.shape not in ((8, 8), (rounds, 8, 8)):
-        expected = "(8, 8)" if rounds == 1 else f"(8, 8) or ({rounds}, 8, 8)"
-        raise InvalidInputError(f"the {name} table has shape {expected}, row-major; got {values.shape}")
-    steps = torch.tensor(np.broadcast_to(values, (rounds, 8, 8)).copy(), dtype=torch.float32)
-    check_positive(steps, f"the {name} table's step")
-    return steps
-
-
-def _check_learned(steps: Tensor, name: str) -> None:
-    """Bounds bring everything back, but for NaN."""
-    wrong = torch.isnan(steps)
-    if wrong.any():
-        row, column = wrong.nonzero()[0].tolist()
-        raise InvalidInputError(
-            f"the {name} table has become NaN at row {row}, column {column}; a smaller learning rate may help"
-        )
-
-
-def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:
-    if not any(type(value) is type(one) and value == one for one in allowed):
-        names = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else " or ".join(map(repr, allowed))
-        raise InvalidInputError(f"{name} is {names}; got {value!r}")

@@ -108,7 +108,7 @@ def _encode_backward_op(
     luma: Tensor, chroma: Tensor, height: int, width: int, vertical: int, horizontal: int
 ) -> Tensor:
     with torch.autocast(luma.device.type, enabled=False):
-        return _encode_transposed(luma, chroma, (height, width), vertical, horizontal)
+        return transposed_encode(luma, chroma, (height, width), vertical, horizontal)
 
 
 @_encode_backward_op.register_fake
@@ -181,9 +181,14 @@ _decode_op.register_autograd(_decode_backward, setup_context=_decode_context)
 # --- RGB to coefficients ---
 
 
+def pad_to_mcus(rgb: Tensor, factors: tuple[int, int]) -> Tensor:
+    """``(N, 3, H, W)``, padded by replication to whole MCUs of ``factors`` blocks."""
+    below, right = -rgb.shape[-2] % (8 * factors[0]), -rgb.shape[-1] % (8 * factors[1])
+    return F.pad(rgb, (0, right, 0, below), mode="replicate") if below or right else rgb
+
+
 def _encode(rgb: Tensor, vertical: int, horizontal: int, rounding: bool) -> tuple[Tensor, Tensor]:
-    below, right = -rgb.shape[-2] % (8 * vertical), -rgb.shape[-1] % (8 * horizontal)
-    padded = F.pad(rgb, (0, right, 0, below), mode="replicate") if below or right else rgb
+    padded = pad_to_mcus(rgb, (vertical, horizontal))
     dct = _constant(DCT_MATRIX, rgb)
     if rounding:
         luma, chroma = integer_samples(padded, vertical, horizontal)
@@ -199,7 +204,8 @@ def _encode(rgb: Tensor, vertical: int, horizontal: int, rounding: bool) -> tupl
     return transform_blocks(luma.sub_(_LEVEL_SHIFT), dct, dct), chroma
 
 
-def _encode_transposed(luma: Tensor, chroma: Tensor, size: tuple[int, int], vertical: int, horizontal: int) -> Tensor:
+def transposed_encode(luma: Tensor, chroma: Tensor, size: tuple[int, int], vertical: int, horizontal: int) -> Tensor:
+    """The transposed map of :func:`encode_planes` without rounding: what its backward pass gives for an image."""
     inverse = _constant(DCT_MATRIX.T, luma)
     rows = _constant((DCT_MATRIX @ _averaging(vertical)).T, luma)
     columns = _constant((DCT_MATRIX @ _averaging(horizontal)).T, luma)

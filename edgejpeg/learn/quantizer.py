@@ -61,7 +61,7 @@ def soft_quantize(
     """
     if window not in ("exact", 5) or isinstance(window, bool):
         raise InvalidInputError(f"window is 'exact' or 5 (the authors' five levels); got {window!r}")
-    levels = _alphabet(bits)
+    levels = alphabet(bits)
     z, q, alpha = _operands(z, q, alpha)
     if torch.onnx.is_in_onnx_export():
         return _exported(z, q, alpha, levels, window == 5, clip)
@@ -77,7 +77,7 @@ def hard_quantize(z: Tensor, q: Tensor | float, *, bits: int = 8, clip: bool = T
     Args, Returns, Raises:
         As in :func:`soft_quantize`.
     """
-    levels = _alphabet(bits)
+    levels = alphabet(bits)
     z, q, _ = _operands(z, q, 1.0)
     if torch.onnx.is_in_onnx_export():
         scaled = z / q
@@ -122,7 +122,8 @@ def check_positive(values: Tensor, name: str) -> None:
         raise InvalidInputError(f"{name} is positive and finite; got {float(values[tuple(first)])}{where}")
 
 
-def _alphabet(bits: int) -> int:
+def alphabet(bits: int) -> int:
+    """L, the last level of an alphabet of so many bits, or :class:`~edgejpeg.errors.InvalidInputError`."""
     if isinstance(bits, bool) or not isinstance(bits, int) or not MIN_BITS <= bits <= MAX_BITS:
         raise InvalidInputError(f"the alphabet has {MIN_BITS} to {MAX_BITS} bits; got {bits!r}")
     return int(2 ** (bits - 1))

@@ -16,8 +16,8 @@ from torch import Tensor
 from edgejpeg._optional import require
 from edgejpeg.errors import DataError, InvalidInputError
 
-CHECKPOINT, METRICS, WEIGHTS, PROFILE, REPORT = (
-    "checkpoint.pt", "metrics.jsonl", "weights.safetensors", "profile.toml", "run.json",
+CHECKPOINT, METRICS, WEIGHTS, LAYER, PROFILE, REPORT = (
+    "checkpoint.pt", "metrics.jsonl", "weights.safetensors", "layer.safetensors", "profile.toml", "run.json",
 )  # fmt: skip
 
 
@@ -109,14 +109,14 @@ class RunFolder:
         with self._writing(REPORT):
             self._replace(REPORT, (json.dumps(dict(document), indent=1, allow_nan=False) + "\n").encode())
 
-    def write_weights(self, state: Mapping[str, Tensor]) -> str:
-        """Write ``weights.safetensors``, which ``--weights`` takes, and return its SHA-256."""
+    def write_weights(self, state: Mapping[str, Tensor], name: str = WEIGHTS) -> str:
+        """Write ``weights.safetensors``, which ``--weights`` takes, or another such file, and return its SHA-256."""
         require("safetensors", extra="train", purpose="writing a .safetensors file")
         from safetensors.torch import save
 
         data = save({key: value.detach().cpu().contiguous() for key, value in state.items()})
-        with self._writing(WEIGHTS):
-            self._replace(WEIGHTS, data)
+        with self._writing(name):
+            self._replace(name, data)
         return hashlib.sha256(data).hexdigest()
 
     def _replace(self, name: str, data: bytes) -> None:

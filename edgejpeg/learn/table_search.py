@@ -108,7 +108,9 @@ class Problem:
     def bits_per_pixel(self, index: Tensor, steps: Tensor, thresholds: Tensor) -> Tensor:
         """The estimated rate of each image, headers included."""
         levels = [plane / steps[min(i, 1)] for i, plane in enumerate(self._coefficients(index))]
-        size = file_bytes(levels, self.size, self.subsampling, thresholds=list(thresholds), effort=self.effort)
+        size = file_bytes(
+            levels, self.size, self.subsampling, thresholds=list(thresholds), effort=self.effort, steps=list(steps)
+        )
         return size * (8 / (self.size[0] * self.size[1]))
 
     def rates(self, parameters: State, index: NDArray[np.int64] | None = None) -> NDArray[np.float64]:

@@ -95,7 +95,12 @@ edgejpeg_status Encoder::fit_level(const edgejpeg_image& image, size_t budget, s
     if (!write_file(image)) return EDGEJPEG_OUT_OF_MEMORY;
     size = file_.size();
     if (size <= budget) keep_file();
-  } while (search.report(size, [&](size_t other) { return level_bytes(image, other, curve); }));
+  } while (search.report(
+      size, [&](size_t other) { return level_bytes(image, other, curve); },
+      [&](size_t other) {
+        set_control({0, 1, static_cast<int32_t>(other)});
+        return counted_bytes(image, std::numeric_limits<size_t>::max());
+      }));
   if (!search.met()) {
     smallest_size_ = search.smallest();
     return EDGEJPEG_BUDGET_NOT_MET;

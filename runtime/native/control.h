@@ -17,8 +17,9 @@ namespace edgejpeg {
 // otherwise.
 double laplace_entropy(double lambda, double q, double threshold);
 
-// Every step times `factor`, halves up, within 1..255.
-void scale_table(const uint8_t* table, double factor, uint8_t* scaled);
+// Every step times `factor`, within 1..255, rounded down or up at a fraction of its own: as the factor changes, the
+// steps of the luma table (slot 0) and of the chroma table change one after the other.
+void scale_table(const uint8_t* table, double factor, size_t slot, uint8_t* scaled);
 
 // Modelled bytes of a frame. The control is the raw luma water level of a design (the chroma level keeps its ratio to
 // it), or the scale of fixed tables.

@@ -138,7 +138,7 @@ edgejpeg_status Encoder::encode(const edgejpeg_image& image) {
 edgejpeg_status Encoder::encode_reserved(const edgejpeg_image& image) {
   for (size_t i = 0; i < threads_; ++i) std::memset(workers_[i].nanoseconds, 0, sizeof(workers_[i].nanoseconds));
   if (is_kept_ && is_reference()) {
-    measure_exactly(image);
+    if (needs_statistics()) measure_exactly(image);
   } else if (is_kept_) {
     measure(image);
   }
@@ -161,6 +161,11 @@ bool Encoder::needs_coefficients() const { return mode_ == Mode::kDesigned || ne
 
 bool Encoder::needs_all_coefficients() const {
   return has_budget() || (mode_ == Mode::kLadder && has_slope_) || quantization_ != EDGEJPEG_ROUND || keeps_statistics_;
+}
+
+// A slope alone is found by counting.
+bool Encoder::needs_statistics() const {
+  return mode_ == Mode::kDesigned || has_budget() || quantization_ != EDGEJPEG_ROUND || keeps_statistics_;
 }
 
 Encoder::Control Encoder::given_control() const {
@@ -194,7 +199,7 @@ void Encoder::set_control(const Control& control) {
       used_dead_zone_[slot] = level.has_dead_zone[slot] ? level.dead_zone[slot] : nullptr;
       continue;
     }
-    if (mode_ == Mode::kFixed) scale_table(fixed_[slot], control.scale, used_[slot]);
+    if (mode_ == Mode::kFixed) scale_table(fixed_[slot], control.scale, slot, used_[slot]);
     used_dead_zone_[slot] = has_dead_zone_[slot] ? dead_zone_[slot] : nullptr;
   }
   exact_ = is_reference() || expected_differences(geometry_, used_[0], used_[1]) > kMaxDifferences;

@@ -132,6 +132,7 @@ class Encoder {
   bool has_budget() const { return max_bytes_ > 0 || max_bits_per_pixel_ > 0; }
   bool needs_coefficients() const;
   bool needs_all_coefficients() const;
+  bool needs_statistics() const;
   Control given_control() const;
   double chroma_water_level() const;
   void set_control(const Control& control);

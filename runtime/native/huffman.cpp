@@ -39,10 +39,13 @@ void SymbolCounts::add(const SymbolCounts& other) {
   for (size_t symbol = 0; symbol < 256; ++symbol) count[symbol] += other.count[symbol];
 }
 
-void SymbolCounts::cover(const HuffmanTable& all_symbols) {
+void SymbolCounts::cover(const HuffmanTable& all_symbols, unsigned size) {
   constexpr uint64_t kWeight = 16;
   for (uint64_t& value : count) value *= kWeight;
-  for (size_t i = 0; i < all_symbols.size; ++i) ++count[all_symbols.symbols[i]];
+  for (size_t i = 0; i < all_symbols.size; ++i) {
+    const uint8_t symbol = all_symbols.symbols[i];
+    if (symbol % 16u <= size) ++count[symbol];
+  }
 }
 
 HuffmanTable optimal_table(const SymbolCounts& counts) {
@@ -108,6 +111,17 @@ HuffmanTable optimal_table(const SymbolCounts& counts) {
 
   for (int bits = 1; bits <= kMaxLength; ++bits) table.counts[bits - 1] = static_cast<uint8_t>(count[bits]);
   return table;
+}
+
+HuffmanTable without_larger(const HuffmanTable& table, unsigned size) {
+  HuffmanTable result = table;
+  size_t longest = 15;
+  while (result.size > 1 && result.symbols[result.size - 1] % 16u > size) {
+    while (result.counts[longest] == 0) --longest;
+    --result.counts[longest];
+    --result.size;
+  }
+  return result;
 }
 
 void make_code_words(const HuffmanTable& table, size_t size, uint32_t* words) {

@@ -18,8 +18,8 @@ struct SymbolCounts {
   uint64_t count[256];
 
   void add(const SymbolCounts& other);
-  // For tables from a sample: every symbol of a baseline file gets a count, small against what was seen.
-  void cover(const HuffmanTable& all_symbols);
+  // For tables from a sample: every symbol of up to `size` value bits gets a count, small against what was seen.
+  void cover(const HuffmanTable& all_symbols, unsigned size);
 };
 
 // Annex K.3: tables K.3 to K.6.
@@ -28,6 +28,9 @@ extern const HuffmanTable kStandardAc[2];
 
 // Annex K.2: optimal for the counts, codes at most 16 bits, all ones reserved. Ties as in libjpeg.
 HuffmanTable optimal_table(const SymbolCounts& counts);
+
+// The table without the symbols at its end of more than `size` value bits. The codes of the others stay as they are.
+HuffmanTable without_larger(const HuffmanTable& table, unsigned size);
 
 // What the entropy coder looks up stands in one array of words. Their indices:
 constexpr size_t kDcIndex = 16 << 8;                // + difference + kSmallDc, where it is -kSmallDc..kSmallDc

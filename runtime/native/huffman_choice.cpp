@@ -28,6 +28,14 @@ size_t cheapest(const uint8_t (&lengths)[symbols][choices], const SymbolCounts& 
   return static_cast<size_t>(std::min_element(bits, bits + choices) - bits);
 }
 
+unsigned bit_length(int value) { return 32 - static_cast<unsigned>(__builtin_clz(static_cast<unsigned>(value))); }
+
+// The most value bits that levels can have: coefficients are within 1024, and a little more by rounding.
+unsigned largest_ac_size(const uint8_t* table) {
+  return bit_length((2 * 1025 / *std::min_element(table + 1, table + kBlockSize) + 1) / 2);
+}
+unsigned largest_dc_size(const uint8_t* table) { return bit_length(2 * 1025 / table[0] + 1); }
+
 }  // namespace
 
 void StoredLengths::fill() {
@@ -89,14 +97,14 @@ void Encoder::choose_trellis_lengths(const edgejpeg_image& image) {
   if (quantization_ == EDGEJPEG_ROUND) return;
   constexpr size_t kBlocks = 2048;
   constexpr size_t kMaxStride = 16;
-  for (size_t c = 0; c < geometry_.components; ++c) set_trellis(c);
   const bool is_stored = source_ == HuffmanSource::kStandard || source_ == HuffmanSource::kStored;
+  for (size_t c = 0; c < geometry_.components; ++c) set_trellis(c);
   for (int round = 0; round < (is_stored ? 1 : 2); ++round) {
-    if (source_ == HuffmanSource::kCounted || source_ == HuffmanSource::kPerScan) {
-      count_symbols(image, sampling_stride(kBlocks, kMaxStride));
-      make_tables(false);
-    } else {
+    if (is_stored) {
       choose_from_sample(image);
+    } else {
+      count_symbols(image, sampling_stride(kBlocks, kMaxStride));
+      make_optimal_tables(false);
     }
     set_trellis_lengths();
     weighs_codes_ = true;
@@ -169,6 +177,9 @@ void Encoder::choose_stored_tables() {
     has_stored_codes_[slot][ac_index] = true;
     make_dc_codes(dc_[slot], &codes);
     codes_[slot] = &codes;
+    if (standard) continue;
+    dc_[slot] = without_larger(dc_[slot], largest_dc_size(used_[slot]));
+    ac_[slot] = without_larger(ac_[slot], largest_ac_size(used_[slot]));
   }
 }
 
@@ -178,8 +189,8 @@ void Encoder::make_optimal_tables(bool from_sample) {
     SymbolCounts& dc = workers_[0].dc[slot];
     SymbolCounts& ac = workers_[0].ac[slot];
     if (from_sample) {
-      dc.cover(kStandardDc[slot]);
-      ac.cover(kStandardAc[slot]);
+      dc.cover(kStandardDc[slot], largest_dc_size(used_[slot]));
+      ac.cover(kStandardAc[slot], largest_ac_size(used_[slot]));
     }
     dc_[slot] = optimal_table(dc);
     ac_[slot] = optimal_table(ac);

@@ -10,7 +10,7 @@ namespace edgejpeg {
 
 // How many tables there are to choose from, Annex K's at index 0 included.
 constexpr size_t kDcChoices = 4;
-constexpr size_t kAcChoices = 8;
+constexpr size_t kAcChoices = 12;
 
 // By slot (0 luma, 1 chroma), in the order of rising rates. Every table has a code for every symbol of a baseline file.
 // benchmarks/huffman_sets.py makes them.

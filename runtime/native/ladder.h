@@ -66,16 +66,19 @@ class SlopeSearch {
   size_t level_;
 };
 
-// Encode at level() and report the size, until report() says that the search is over. `Estimate`: a level to its bytes
-// by counting, which leaves out some per mille, the same for all levels.
+// Encode at level() and report the size, until report() says that the search is over: after two encodes, if one of them
+// fits. A level is estimated by counting some rows, and where that leaves it open whether it fits, counted in all rows:
+// both leave out some per mille, about the same for all levels.
 class LevelSearch {
  public:
   // No level above `highest`. `level`: where to begin.
-  LevelSearch(size_t budget, size_t highest, size_t level) : budget_(budget), above_(highest + 1), level_(level) {}
+  LevelSearch(size_t budget, size_t highest, size_t level)
+      : budget_(budget), bytes_(static_cast<double>(budget)), above_(highest + 1), level_(level) {}
 
   size_t level() const { return level_; }
-  template <typename Estimate>
-  [[nodiscard]] bool report(size_t size, Estimate estimate);
+  // `estimate`, `count`: a level to its bytes.
+  template <typename Estimate, typename Count>
+  [[nodiscard]] bool report(size_t size, Estimate estimate, Count count);
 
   // At the end: whether a level met the budget, and which. If none did, `smallest` is the lowest level's file.
   bool met() const { return fitting_ > 0; }
@@ -83,34 +86,44 @@ class LevelSearch {
   size_t smallest() const { return smallest_; }
 
  private:
-  // How far an estimate is trusted.
+  // How far an estimate and a count are trusted.
   static constexpr double kMargin = 0.02;
+  static constexpr double kCountMargin = 0.001;
 
   size_t budget_;
+  double bytes_;
   size_t fitting_ = 0;  // the highest level that fits, and 1
   size_t above_;        // the lowest that does not
   size_t level_;
   size_t smallest_ = 0;
+  int encodes_ = 0;
 };
 
-template <typename Estimate>
-bool LevelSearch::report(size_t size, Estimate estimate) {
-  const double budget = static_cast<double>(budget_);
-  const double factor = static_cast<double>(size) / estimate(level_);
+template <typename Estimate, typename Count>
+bool LevelSearch::report(size_t size, Estimate estimate, Count count) {
+  const size_t encoded = level_;
+  const double factor = static_cast<double>(size) / estimate(encoded);
+  double count_factor = 0;
+  const auto fits = [&](size_t level) {
+    const double expected = factor * estimate(level);
+    if (expected < (1 - kMargin) * bytes_ || expected > (1 + kMargin) * bytes_) return expected < bytes_;
+    if (count_factor <= 0) count_factor = static_cast<double>(size) / count(encoded);
+    return count_factor * count(level) <= (1 - kCountMargin) * bytes_;
+  };
+  ++encodes_;
   if (size <= budget_) {
-    fitting_ = level_ + 1;
-    size_t next = fitting_;
-    if (next >= above_ || factor * estimate(next) > (1 + kMargin) * budget) return false;
-    while (next + 1 < above_ && factor * estimate(next + 1) < (1 - kMargin) * budget) ++next;
-    level_ = next;
+    fitting_ = encoded + 1;
+    level_ = fitting_;
+    // The next level may be tried, since there is a file already.
+    if (encodes_ > 1 || level_ >= above_ || factor * estimate(level_) > (1 + kMargin) * bytes_) return false;
+    while (level_ + 1 < above_ && factor * estimate(level_) < (1 - kMargin) * bytes_ && fits(level_ + 1)) ++level_;
     return true;
   }
-  above_ = level_;
+  above_ = encoded;
   smallest_ = size;
-  if (above_ == fitting_) return false;
-  size_t next = above_ - 1;
-  while (next > fitting_ && factor * estimate(next) > budget) --next;
-  level_ = next;
+  if (above_ == 0 || fitting_ > 0) return false;
+  level_ = above_ - 1;
+  while (level_ > 0 && !fits(level_)) --level_;
   return true;
 }
 

@@ -43,13 +43,14 @@ void Encoder::measure(const edgejpeg_image& image) {
           if (pair + portion == count && component.columns % 2 != 0) {
             clear_second_block(coefficients + (portion - 1) * kPairSize);
           }
-          backend_->accumulate(coefficients, portion, &worker.sums[c]);
+          if (needs_statistics()) backend_->accumulate(coefficients, portion, &worker.sums[c]);
         }
       }
     }
     clock.lap(kTransform);
   });
   statistics_ = {};
+  if (!needs_statistics()) return;
   statistics_.components = static_cast<int32_t>(geometry_.components);
   for (size_t c = 0; c < geometry_.components; ++c) {
     Sums total = {};

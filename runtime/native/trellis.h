@@ -21,9 +21,10 @@ struct Trellis {
   double weight[64];        // zigzag, not negative
   uint8_t coefficient[64];  // where in a block the coefficient of a zigzag position is
   // Set by set_trellis_rates.
-  double cost[kMaxAcSize + 1][63];  // lambda * bits of a level of so many value bits after so many zeros
+  double cost[63][kMaxAcSize + 2];  // lambda * bits of a level after so many zeros, by its value bits; [0] is infinite
   double end;                       // lambda * bits of EOB
-  double slack;                     // no level is dearer than this compared with the same one after a longer run
+  double slack[63];                 // no level is dearer than this compared with the same one after a longer run, up to
+                                    // so many zeros
 };
 
 // `lengths`: code lengths by symbol, none 0 among those of AC levels, ZRL and EOB: give a symbol that an optimal table

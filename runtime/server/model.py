@@ -7,6 +7,7 @@ described: size (when its graph leaves it open), resize, range, mean and std.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from edgejpeg.runtime.server.decode import InputSpec
 METADATA_KEY = "edgejpeg"
 SCORES = ("logits", "probabilities")
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,128}")
+_log = logging.getLogger("edgejpeg.server")
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ def load_model(
         scores: "logits" or "probabilities": what the output holds.
         threads: cores for one run of the network.
 
+    A file with a JPEG layer in front, which codes once more what comes as JPEG, is served with a warning on the log.
+
     Raises:
         ModelError: the file cannot be loaded, has inputs or outputs that cannot be served, or lacks a description.
         InvalidInputError: an option is outside what is allowed, or contradicts the file.
@@ -145,6 +149,12 @@ def load_model(
                 f"{', '.join(foreign.given())} cannot be given for {path.name}: its metadata describes its input"
             )
         spec, names, description = _described_spec(engine.path, source, document)
+        if document.get("jpeg_layer") is not None:
+            _log.warning(
+                "%s has a JPEG layer in front of its network: frames, which come as JPEG, are coded twice; "
+                "for a server export it with --form pixels",
+                path.name,
+            )
     if labels is not None:
         names = tuple(labels)
     if names is not None and len(names) != classes:
@@ -174,7 +184,7 @@ def _image_input(engine: OnnxRuntimeEngine) -> TensorSpec:
     if "tables" in names:
         raise ModelError(
             f"{engine.path.name} has a second input 'tables' (its JPEG layer was exported for an adaptive profile); "
-            "serve needs a graph of one image: export it with --jpeg-layer off or with a fixed profile"
+            "serve needs a graph of one image: export it with --form pixels or with a fixed profile"
         )
     if len(names) != 1:
         raise ModelError(f"{engine.path.name} has the inputs {', '.join(names)}; serve needs a graph of one image")

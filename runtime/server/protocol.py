@@ -201,22 +201,19 @@ def build_infer_response(
     return b"".join([head, *tails]), {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(head))}
 
 
-def parse_topk_response(body: bytes) -> tuple[str | None, list[list[str]]]:
-    """The id and the rows of TOPK in a JSON answer, as :func:`build_infer_request` asks for it.
+def parse_topk_response(body: bytes, header_length: str | None = None) -> tuple[str | None, list[list[str]]]:
+    """The id and the rows of TOPK in an answer that has it in JSON, as :func:`build_infer_request` asks for it.
+
+    Args:
+        body: the answer's body.
+        header_length: the value of its header ``Inference-Header-Content-Length``, or None.
 
     Raises:
         RequestError: the body is not such an answer.
     """
-    message = _load_json(body)
-    outputs = message.get("outputs")
-    found = [
-        entry
-        for entry in (outputs if isinstance(outputs, list) else [])
-        if isinstance(entry, dict) and entry.get("name") == TOPK
-    ]
-    if len(found) != 1:
-        raise RequestError(f"the answer has no output {TOPK}")
-    shape, data = found[0].get("shape"), found[0].get("data")
+    message, _ = _split_response(body, header_length)
+    entry = _output_of(message, TOPK)
+    shape, data = entry.get("shape"), entry.get("data")
     if not (isinstance(shape, list) and len(shape) == 2 and all(_is_count(size) for size in shape)):
         raise RequestError(f"the answer's {TOPK} has the shape {str(shape)[:60]}, not (n, k)")
     if not (isinstance(data, list) and len(data) == shape[0] * shape[1] and all(isinstance(x, str) for x in data)):
@@ -224,6 +221,27 @@ def parse_topk_response(body: bytes) -> tuple[str | None, list[list[str]]]:
     request_id = message.get("id")
     rows = [data[start : start + shape[1]] for start in range(0, len(data), max(shape[1], 1))]
     return request_id if isinstance(request_id, str) else None, rows
+
+
+def parse_logits_response(body: bytes, header_length: str | None = None) -> npt.NDArray[np.float32]:
+    """LOGITS, (n, classes) float32, of an answer that has it as its one binary output.
+
+    Args: as for :func:`parse_topk_response`.
+
+    Raises:
+        RequestError: the body is not such an answer.
+    """
+    message, tail = _split_response(body, header_length)
+    entry = _output_of(message, LOGITS)
+    shape = entry.get("shape")
+    if not (isinstance(shape, list) and len(shape) == 2 and all(_is_count(size) for size in shape)):
+        raise RequestError(f"the answer's {LOGITS} has the shape {str(shape)[:60]}, not (n, classes)")
+    if entry.get("datatype") != "FP32" or len(tail) != 4 * shape[0] * shape[1]:
+        raise RequestError(
+            f"the answer's {LOGITS} is {shape[0]} x {shape[1]} {str(entry.get('datatype'))[:20]}, "
+            f"and {len(tail)} bytes follow the JSON part"
+        )
+    return np.frombuffer(tail, "<f4").astype(np.float32).reshape(shape)
 
 
 def classification_rows(scores: npt.NDArray[Any], k: int, names: Sequence[str] | None) -> list[list[str]]:
@@ -273,6 +291,23 @@ def _header_length(value: str | None, body_length: int) -> int | None:
     if length > body_length:
         raise RequestError(f"{HEADER_LENGTH} is {length}, but the body has only {body_length} bytes")
     return length
+
+
+def _split_response(body: bytes, header_length: str | None) -> tuple[dict[str, Any], bytes]:
+    length = _header_length(header_length, len(body))
+    return (_load_json(body), b"") if length is None else (_load_json(body[:length]), body[length:])
+
+
+def _output_of(message: Mapping[str, Any], name: str) -> dict[str, Any]:
+    outputs = message.get("outputs")
+    found = [
+        entry
+        for entry in (outputs if isinstance(outputs, list) else [])
+        if isinstance(entry, dict) and entry.get("name") == name
+    ]
+    if len(found) != 1:
+        raise RequestError(f"the answer has no output {name}")
+    return found[0]
 
 
 def _load_json(text: bytes) -> dict[str, Any]:

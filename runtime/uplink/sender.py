@@ -18,15 +18,27 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgejpeg._optional import require
 from edgejpeg._version import __version__
 from edgejpeg.errors import InvalidInputError, ServerError, TransportError
-from edgejpeg.runtime.server.protocol import RequestError, build_infer_request, parse_topk_response
+from edgejpeg.runtime.server.protocol import (
+    HEADER_LENGTH,
+    LOGITS,
+    TOPK,
+    OutputRequest,
+    RequestError,
+    build_infer_request,
+    parse_logits_response,
+    parse_topk_response,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -57,6 +69,7 @@ class Result:
         status: the last HTTP status, or None when there was no answer.
         error: one line when the frame failed, else None.
         name: what the caller called the frame.
+        logits: what the network says, (classes,) float32, where the sender asks for it.
     """
 
     id: str
@@ -67,11 +80,18 @@ class Result:
     status: int | None = None
     error: str | None = None
     name: str = ""
+    logits: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
     @property
     def delivered(self) -> bool:
         """The server has answered with classes."""
         return self.error is None
+
+
+@dataclass(frozen=True)
+class _Answer:
+    classes: tuple[Prediction, ...] = ()
+    logits: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +150,7 @@ class Sender:
         in_flight: requests at once; ``submit`` waits while so many are unanswered.
         device, stream: the first two parts of the ids, letters, digits, ``_``, ``-``, ``.``; the host's name and
             "0" by default.
+        logits: ask for LOGITS too, 4 bytes a class in every answer, for :attr:`Result.logits`.
 
     Raises:
         InvalidInputError: an option is outside what is allowed.
@@ -151,6 +172,7 @@ class Sender:
         in_flight: int = 4,
         device: str | None = None,
         stream: str = "0",
+        logits: bool = False,
     ) -> None:
         self._httpx = require("httpx", extra="send", purpose="sending frames")
         if not 1 <= in_flight <= 256:
@@ -166,6 +188,8 @@ class Sender:
         self.url = self._check_url(url)
         self._model = model
         self._retry = retry or RetryPolicy()
+        self._logits = logits
+        self._outputs = (OutputRequest(TOPK, binary=False), *([OutputRequest(LOGITS, binary=True)] if logits else []))
         # Milliseconds since 1970 at the start: a restarted device does not reuse an id.
         self._prefix = f"{device}/{stream}/{time.time_ns() // 1_000_000}"
         self._client: httpx.Client = self._httpx.Client(
@@ -251,7 +275,7 @@ class Sender:
                 self._places.release()
                 raise InvalidInputError("submit after close; make a new Sender")
             request_id = f"{self._prefix}-{self._submitted}"
-            body, headers = build_infer_request([jpeg], request_id=request_id, parameters=values)
+            body, headers = build_infer_request([jpeg], request_id=request_id, parameters=values, outputs=self._outputs)
             future = self._pool.submit(self._deliver, request_id, path, body, headers, len(jpeg), name)
             self._submitted += 1
             return future
@@ -269,18 +293,19 @@ class Sender:
         self, request_id: str, path: str, body: bytes, headers: dict[str, str], size: int, name: str
     ) -> Result:
         begin = time.perf_counter()
-        classes: tuple[Prediction, ...] = ()
+        answer = _Answer()
         status: int | None = None
         error: str | None = "not sent: the sender was closed"
         attempts = 0
         try:
             while not self._give_up.is_set():
                 attempts += 1
-                status, error, classes, retry_after = self._attempt(request_id, path, body, headers)
+                status, error, answer, retry_after = self._attempt(request_id, path, body, headers)
                 if error is None or retry_after is None or attempts > self._retry.retries:
                     break
                 self._give_up.wait(self._retry.wait(attempts - 1, retry_after))
-            return Result(request_id, classes, time.perf_counter() - begin, attempts, size, status, error, name)
+            seconds = time.perf_counter() - begin
+            return Result(request_id, answer.classes, seconds, attempts, size, status, error, name, answer.logits)
         except BaseException as failure:
             error = f"{type(failure).__name__}: {failure}"
             raise
@@ -294,25 +319,28 @@ class Sender:
 
     def _attempt(
         self, request_id: str, path: str, body: bytes, headers: dict[str, str]
-    ) -> tuple[int | None, str | None, tuple[Prediction, ...], float | None]:
-        """One request: status, error or None, classes, and seconds to wait if trying again makes sense, else None."""
+    ) -> tuple[int | None, str | None, _Answer, float | None]:
+        """One request: status, error or None, answer, and seconds to wait if trying again makes sense, else None."""
+        nothing = _Answer()
         try:
             response = self._client.post(self.url + path, content=body, headers=headers)
         except self._httpx.TransportError as error:
-            return None, f"no answer from {self.url}: {_reason(error)}", (), 0.0
+            return None, f"no answer from {self.url}: {_reason(error)}", nothing, 0.0
         except self._httpx.HTTPError as error:
-            return None, f"the exchange with {self.url} failed: {_reason(error)}", (), None
+            return None, f"the exchange with {self.url} failed: {_reason(error)}", nothing, None
         if response.status_code != 200:
             again = _retry_after(response) if response.status_code in RETRY_STATUS else None
-            return response.status_code, _answer_text(self.url, response), (), again
+            return response.status_code, _answer_text(self.url, response), nothing, again
+        length = response.headers.get(HEADER_LENGTH)
         try:
-            answered_id, rows = parse_topk_response(response.content)
+            answered_id, rows = parse_topk_response(response.content, length)
             classes = tuple(_parse_prediction(text) for text in rows[0]) if len(rows) == 1 else ()
+            logits = parse_logits_response(response.content, length) if self._logits else None
         except (RequestError, ValueError) as error:
-            return 200, f"{self.url} answered 200 with something else than {error}", (), None
-        if not classes or answered_id not in (None, request_id):
-            return 200, f"{self.url} answered 200 for another request than {request_id}", (), None
-        return 200, None, classes, None
+            return 200, f"{self.url} answered 200 with something else than {error}", nothing, None
+        if not classes or answered_id not in (None, request_id) or (logits is not None and len(logits) != 1):
+            return 200, f"{self.url} answered 200 for another request than {request_id}", nothing, None
+        return 200, None, _Answer(classes, None if logits is None else logits[0]), None
 
     def _ask(self, method: str, path: str, purpose: str) -> Any:
         try:
