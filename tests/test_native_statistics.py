@@ -15,7 +15,7 @@ MOST_PAIRS = 256
 
 @pytest.fixture(params=BACKENDS)
 def accumulate(request, native_hooks):
-    """(pairs, 8 u, 2 blocks, 8 v) int16 -> int64 sums (3, 8 u, 8 v): values, magnitudes, squares; on top of `before`."""
+    """(pairs, 8 u, 2 blocks, 8 v) int16 -> sums (3, 8 u, 8 v): values, magnitudes, squares, on top of `before`."""
     function = native_hooks.library.hook_accumulate
     function.restype = ctypes.c_int32
     function.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
