@@ -39,8 +39,8 @@ EDGEJPEG_HOOK int32_t hook_quantise(const char* name, const int8_t* samples, siz
   return 1;
 }
 
-// `coefficients`: `pairs` pairs of blocks in the layout of backend.h. Adds to 3 x 64 `sums`: values, magnitudes, squares,
-// in the transposed order. Returns 0 when this machine has no such back end.
+// `coefficients`: `pairs` pairs of blocks in the layout of backend.h. Adds to 3 x 64 `sums`: values, magnitudes,
+// squares, in the transposed order. Returns 0 when this machine has no such back end.
 EDGEJPEG_HOOK int32_t hook_accumulate(const char* name, const int16_t* coefficients, size_t pairs, int64_t* sums) {
   const edgejpeg::Backend* const backend = edgejpeg::choose_backend(name);
   if (backend == nullptr) return 0;
