@@ -53,7 +53,7 @@ def test_a_fixed_profile_comes_out(folder, tmp_path, capsys):
     path = tmp_path / "mine.toml"
     code, out, err = learn(
         capsys, "--data", folder, "-o", path, "--target-bpp", "3.0", "--images", 8, "--seed", 5,
-        "--subsampling", "444", "--effort", "0", "--json",
+        "--subsampling", "444", "--effort", "0", "--precision", "bf16", "--json",
     )  # fmt: skip
     assert code == 0, err
     summary, profile = json.loads(out), load_profile(path)
@@ -67,6 +67,7 @@ def test_a_fixed_profile_comes_out(folder, tmp_path, capsys):
     source = profile.provenance
     assert (source["model"], source["weights"], source["data"]) == ("tiny", "random (seed 0)", "photos")
     assert (source["images"], source["seed"], source["steps"], source["target_bpp"]) == (8, 5, 4, [3.0])
+    assert source["precision"] == "bf16"
     assert source["bpp"] == [round(real, 6)] and source["tool"].startswith("edgejpeg ")
     assert str(tmp_path) not in path.read_text()  # the folder's name, not its path
     assert "random weights" in err

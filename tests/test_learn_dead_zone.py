@@ -85,9 +85,31 @@ def test_the_mean_gradient_by_the_threshold_is_that_of_the_hard_quantiser():
     assert gradient[3, 2].item() == pytest.approx(q**2 * (t**2 - (1 - t) ** 2) / 1.5, rel=1e-3)
 
 
+def test_tables_of_each_image_are_those_images_alone(case):
+    coefficients, steps, zone = (torch.tensor(a, dtype=torch.float64) for a in case)
+    images = coefficients.view(5, 2, 5, 8, 8)
+    own_steps = (steps * torch.arange(1, 6)[:, None, None]).view(5, 1, 1, 8, 8).requires_grad_()
+    own_zone = zone.expand(5, 1, 1, 8, 8).clone().requires_grad_()
+    together = dead_zone_quantize(images, own_steps, own_zone)
+    weights = torch.linspace(-1, 1, images.numel(), dtype=torch.float64).view_as(images)
+    gradients = torch.autograd.grad((together * weights).sum(), (own_steps, own_zone))
+    for i in range(5):
+        leaves = [own_steps[i, 0, 0].detach().requires_grad_(), own_zone[i, 0, 0].detach().requires_grad_()]
+        alone = dead_zone_quantize(images[i], *leaves)
+        assert torch.equal(alone, together[i])
+        for mine, theirs in zip(torch.autograd.grad((alone * weights[i]).sum(), leaves), gradients, strict=True):
+            assert torch.allclose(mine, theirs[i, 0, 0], rtol=1e-12, atol=1e-12)
+
+
 def test_bad_input():
     flat = torch.full((8, 8), 0.5)
     with pytest.raises(InvalidInputError, match=r"above 0 and at most \.5; got 0"):
         dead_zone_quantize(torch.zeros(2, 8, 8), flat, flat, half_width=0)
-    with pytest.raises(InvalidInputError, match=r"steps and thresholds \(8, 8\)"):
-        dead_zone_quantize(torch.zeros(2, 8, 8), torch.ones(64), flat)
+    for steps, thresholds in (
+        (torch.ones(64), flat),
+        (torch.ones(3, 8, 8), flat.expand(3, 8, 8)),
+        (torch.ones(2, 8, 8), flat),
+        (torch.ones(1, 2, 8, 8), flat.expand(1, 2, 8, 8)),
+    ):
+        with pytest.raises(InvalidInputError, match=r"steps and thresholds \(8, 8\)"):
+            dead_zone_quantize(torch.zeros(2, 8, 8), steps, thresholds)

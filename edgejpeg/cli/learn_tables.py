@@ -61,7 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="entropy coding: 0 stored Huffman tables, 1 optimal ones (default: %(default)s)",
     )
     parser.add_argument(
-        "--steps", type=positive_int, default=120, help="of a level; the first has twice as many (default: %(default)s)"
+        "--steps", type=positive_int, default=120, help="of a level; the highest twice that (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="of the network where slopes are taken; bf16 is faster where the device has it (default: %(default)s)",
     )
     add_run_arguments(parser, batch_size=20, seed_of="draw and order of images")
 
@@ -140,10 +146,11 @@ def _learn(
 
     with tqdm(total=(len(rates) + 1) * args.steps, unit="step", desc="learn-tables", disable=None) as bar:
 
-        def progress(level: int, step: int, divergence: float, rate: float) -> None:
-            done = step if level == 0 else (level + 1) * args.steps + step
+        def progress(level: int, step: int, error: float, rate: float) -> None:
+            before = len(rates) - 1 - level  # the highest rate is the first, and takes twice the steps
+            done = step + (before + 1) * args.steps if before else step
             bar.update(done - bar.n)
-            bar.set_postfix_str(f"level {level + 1}/{len(rates)}, {rate:.3f} bpp, KL {divergence:.4f}")
+            bar.set_postfix_str(f"level {level + 1}/{len(rates)}, {rate:.3f} bpp, logits' error {error:.4f}")
 
         return learn_tables(
             model.module,
@@ -157,6 +164,7 @@ def _learn(
             steps=args.steps,
             batch_size=args.batch_size,
             seed=args.seed,
+            bfloat16=args.precision == "bf16",
             checkpoint=checkpoint,
             resume=args.resume,
             progress=progress,
@@ -179,10 +187,11 @@ def _provenance(
         "data": args.data.resolve().name,
         "images": learned.images,
         "skipped": skipped,
-        "method": "KL(clean || compressed) at a rate, frozen network, no labels",
+        "method": "squared error of the logits at a rate, frozen network, no labels",
         "steps": args.steps,
         "batch_size": args.batch_size,
         "seed": args.seed,
+        "precision": args.precision,
         "target_bpp": [round(rate, 6) for rate in rates],
         "bpp": [round(level.rate, 6) for level in learned.levels],
         "kl": [float(f"{value:.4g}") for value in learned.divergences],

@@ -28,8 +28,8 @@ def dead_zone_quantize(
 
     Args:
         coefficients: ``(..., 8, 8)`` float, C at the scale of a JPEG file.
-        steps: ``(8, 8)`` float, q > 0.
-        thresholds: ``(8, 8)`` float, t in units of q, .5 (plain rounding) to 1; that of DC, at [0, 0], is not looked
+        steps: ``(8, 8)`` float, q > 0; or ``(..., 8, 8)`` that broadcasts, for tables of each image's own.
+        thresholds: like ``steps``, t in units of q, .5 (plain rounding) to 1; that of DC, at [0, 0], is not looked
             at: DC is rounded.
         half_width: w, above 0 and at most .5. As it goes to 0 the value becomes the encoder's.
 
@@ -41,9 +41,9 @@ def dead_zone_quantize(
     """
     if not 0 < half_width <= 0.5:
         raise InvalidInputError(f"the half width of the ramp is above 0 and at most .5; got {half_width}")
-    if coefficients.shape[-2:] != (8, 8) or steps.shape != (8, 8) or thresholds.shape != (8, 8):
+    if steps.shape[-2:] != (8, 8) or thresholds.shape != steps.shape or not _reaches(steps.shape, coefficients.shape):
         raise InvalidInputError(
-            "coefficients have shape (..., 8, 8), steps and thresholds (8, 8); "
+            "coefficients have shape (..., 8, 8), steps and thresholds (8, 8) or one that broadcasts to it; "
             f"got {tuple(coefficients.shape)}, {tuple(steps.shape)} and {tuple(thresholds.shape)}"
         )
     result: Tensor = _DeadZoneQuantize.apply(  # type: ignore[no-untyped-call]
@@ -69,10 +69,15 @@ class _DeadZoneQuantize(torch.autograd.Function):
         ramp[..., 0, 0] = 0
         slope = ramp + (magnitude >= 1)
         slope[..., 0, 0] = 1
-        leading = tuple(range(coefficients.ndim - 2))
-        by_step = (gradient * (_levels(ratio, thresholds, ctx.half_width) - slope * ratio)).sum(leading)
-        by_threshold = -(gradient * ramp * ratio.sign()).sum(leading) * steps
+        by_step = (gradient * (_levels(ratio, thresholds, ctx.half_width) - slope * ratio)).sum_to_size(steps.shape)
+        by_threshold = -(gradient * ramp * ratio.sign()).sum_to_size(steps.shape) * steps
         return gradient * slope if ctx.needs_input_grad[0] else None, by_step, by_threshold, None
+
+
+def _reaches(shape: torch.Size, target: torch.Size) -> bool:
+    """Whether a shape broadcasts to another without changing it."""
+    pairs = zip(reversed(shape), reversed(target), strict=False)
+    return len(shape) <= len(target) and all(size in (1, wanted) for size, wanted in pairs)
 
 
 def _levels(ratio: Tensor, thresholds: Tensor, half_width: float) -> Tensor:

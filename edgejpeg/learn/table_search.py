@@ -1,163 +1,47 @@
-"""The search behind learned tables: least KL at a given rate, over log q and a zeroing threshold for every frequency.
+"""The search behind learned tables: least change of a network's output at a given rate, by weighing noisy slopes.
 
-A common factor on all steps is the handle on the rate, so the search walks on the surface of the wanted rate. With
-a = sum dKL / d log q and b = sum dR / d log q, the change of KL along the surface is that of KL + mu R with
-mu = -a / b: the weight of the rate needs no sweep, it follows from the target. What drift is left is taken out after
-every step by the factor itself. The result is the mean of the second half of the walk.
+A common factor on all steps is the handle on the rate, so the search walks on the surface of the wanted rate. With a =
+sum dD / d log q and b = sum dR / d log q, D being the error of the logits, the change of D along the surface is that
+of D + mu R with mu = -a / b: the weight of the rate needs no sweep, it follows from the target. What drift is left is
+taken out after every step by the factor itself.
+
+The slope by one frequency is small against its scatter over images: the quantization errors of all other frequencies
+act on it through the network. Hundreds of images leave that of a high frequency uncertain by as much as it is worth.
+So the walk is a Kalman filter. The parameters at which the slopes vanish are the unknown; the belief about them is a
+normal distribution, before any image one of smooth tables (neighbours in the 8x8 grid differ little from their common
+shape); the slope g of a step, over the curvature h, is a measurement of how far off they are, with the scatter of the
+images as its noise. Frequencies that say little follow their neighbours, those that say much go where they want.
+
+Curvature: D rises about as q^2 and R falls about as -log q, so where they balance the second derivative by log q is
+about mu |dR / d log q|, from R alone and so nearly free of noise, times 1 to 2. For a threshold the factor is a guess:
+zeroing costs as much as it saves somewhere between .5 and 1.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812  (torch's own name for it)
 
-from edgejpeg.errors import ModelError
-from edgejpeg.learn.dead_zone import dead_zone_quantize
-from edgejpeg.learn.entropy import KERNEL_HALF_WIDTH, file_bytes
-from edgejpeg.learn.transform import rgb_from_coefficients
+from edgejpeg.learn.table_problem import PARAMETERS, Problem, State
 
-PARAMETERS = 4 * 64
-"""log q of luma and chroma, thresholds of luma and chroma; each row-major."""
-
-STEP_RATE, THRESHOLD_RATE = 0.1, 0.03
-_FIRST, _SECOND = 0.9, 0.99  # Adam's decays
-_SMOOTHING = 0.95  # of the slopes a and b
+_CURVATURE = np.repeat([1.5, 4.0], PARAMETERS // 2)  # over mu |dR|: by log q, by t
+_STEP_SPREAD, _STEP_WHITE = 0.8, 0.15  # of log q before any image: of the shape, and of one frequency alone
+_COMMON_SPREAD = 0.5  # of the ratio of chroma to luma
+_THRESHOLD_SPREAD, _THRESHOLD_WHITE = 0.12, 0.04
+_LENGTH = 2.5  # of the smooth part, in frequencies
+_NEXT_LEVEL = 0.3  # the part of this variance that comes back from level to level
+_FORGETTING = 1.02  # the variance grows so in every step of the first half, when early slopes are of elsewhere
+_SMOOTHING, _SLOPE_SMOOTHING = 0.95, 0.9  # of the slopes a and b; of scatter and rate by parameter
+_SURPRISE = 3.0  # the largest distance that one measurement may claim, over its noise and 1
+_LARGEST_MOVE = np.repeat([0.5, 0.1], PARAMETERS // 2)
 _GAIN = 0.3  # of the control of the rate
-_LAST_RATE = 0.1  # the learning rate falls to this part
-_CONTROL = 4  # a, b, their weight; the target
-_HARD = 1e-6  # half width of a ramp that is a jump
-
-State = NDArray[np.float64]
-
-
-class Problem:
-    """What is compressed, for whom: coefficients, clean predictions, the network.
-
-    Args:
-        model: the network, frozen, on the device to compute on.
-        images: ``(N, 3, H, W)`` uint8.
-        coefficients: Y, Cb, Cr of all images, each ``(N, rows, columns, 8, 8)`` float32, as the encoder has them.
-        mean, std: of R, G, B in 0..255.
-        subsampling, effort: of the files.
-        batch_size: images that the network sees at once.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        images: NDArray[np.uint8],
-        coefficients: Sequence[Tensor],
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
-        subsampling: str,
-        effort: int,
-        batch_size: int,
-    ) -> None:
-        parameter = next(model.parameters(), torch.zeros(()))
-        self.model, self.coefficients = model, coefficients
-        self.device, self.dtype = parameter.device, parameter.dtype
-        self.mean = torch.tensor(mean, dtype=self.dtype, device=self.device)[:, None, None]
-        self.std = torch.tensor(std, dtype=self.dtype, device=self.device)[:, None, None]
-        self.size = (images.shape[2], images.shape[3])
-        self.subsampling, self.effort = subsampling, effort
-        self.batch_size = min(batch_size, len(images))
-        with torch.no_grad():
-            parts = [self._log_probabilities(torch.from_numpy(part)) for part in self._parts(images)]
-        self.targets = torch.cat(parts)
-
-    def mean_divergence(self, parameters: State) -> float:
-        """Mean KL over all images with the parameters rounded to integer tables and the encoder's own quantiser."""
-        steps, thresholds = self._tables(torch.from_numpy(parameters))
-        with torch.no_grad():
-            parts = [
-                self.divergence(torch.from_numpy(part), steps.round(), thresholds, half_width=_HARD)
-                for part in self._parts(np.arange(self.count))
-            ]
-        return float(torch.cat(parts).double().mean())
-
-    @property
-    def count(self) -> int:
-        """The number of images."""
-        return len(self.targets)
-
-    def divergence(
-        self, index: Tensor, steps: Tensor, thresholds: Tensor, half_width: float = KERNEL_HALF_WIDTH
-    ) -> Tensor:
-        """KL(clean || compressed) of each image in nats, through the decoder's rounding and clamping.
-
-        Args:
-            index: (n,) which images.
-            steps, thresholds: (2, 8, 8), luma and chroma.
-            half_width: of the ramp at the threshold.
-        """
-        decoded = [
-            dead_zone_quantize(plane, steps[min(i, 1)], thresholds[min(i, 1)], half_width=half_width)
-            for i, plane in enumerate(self._coefficients(index))
-        ]
-        rgb = rgb_from_coefficients(decoded, self.subsampling, self.size)
-        rgb = rgb + (rgb.detach().round().clamp(0, 255) - rgb.detach())
-        return F.kl_div(self._log_probabilities(rgb), self.targets[index], reduction="none", log_target=True).sum(1)
-
-    def bits_per_pixel(self, index: Tensor, steps: Tensor, thresholds: Tensor) -> Tensor:
-        """The estimated rate of each image, headers included."""
-        levels = [plane / steps[min(i, 1)] for i, plane in enumerate(self._coefficients(index))]
-        size = file_bytes(
-            levels, self.size, self.subsampling, thresholds=list(thresholds), effort=self.effort, steps=list(steps)
-        )
-        return size * (8 / (self.size[0] * self.size[1]))
-
-    def rates(self, parameters: State, index: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
-        """The estimated rate of every image, or of some."""
-        steps, thresholds = self._tables(torch.from_numpy(parameters))
-        with torch.no_grad():
-            parts = [
-                self.bits_per_pixel(torch.from_numpy(part), steps, thresholds)
-                for part in self._parts(np.arange(self.count) if index is None else index)
-            ]
-        return torch.cat(parts).double().cpu().numpy()
-
-    def slopes(self, index: Tensor, parameters: State) -> tuple[float, NDArray[np.float64], State, State]:
-        """Mean KL, each image's rate, and the gradients of the mean KL and of the mean rate by the parameters."""
-        leaf = torch.from_numpy(parameters).requires_grad_()
-        steps, thresholds = self._tables(leaf)
-        divergence = self.divergence(index, steps, thresholds).mean()
-        rates = self.bits_per_pixel(index, steps, thresholds)
-        if not bool(torch.isfinite(divergence)):
-            raise ModelError("the network's output on compressed images is NaN or infinite; check its weights")
-        by_parameter = [
-            torch.autograd.grad(value, leaf, retain_graph=keep)[0].numpy()
-            for value, keep in ((divergence, True), (rates.mean(), False))
-        ]
-        return divergence.item(), rates.detach().double().cpu().numpy(), by_parameter[0], by_parameter[1]
-
-    def _tables(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        pairs = parameters.view(2, 2, 8, 8).to(self.device, torch.float32)
-        return pairs[0].exp(), pairs[1]
-
-    def _coefficients(self, index: Tensor) -> list[Tensor]:
-        return [plane[index].to(self.device) for plane in self.coefficients]
-
-    def _parts(self, array: NDArray[np.generic]) -> list[NDArray[np.generic]]:
-        return [array[first : first + self.batch_size] for first in range(0, len(array), self.batch_size)]
-
-    def _log_probabilities(self, rgb: Tensor) -> Tensor:
-        inputs = (rgb.to(self.device, self.dtype) - self.mean) / self.std
-        logits = self.model(inputs.contiguous(memory_format=torch.channels_last))
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ModelError(f"learned tables need a network that gives (N, classes) logits; it gave {shape}")
-        if not bool(torch.isfinite(logits).all()):
-            raise ModelError(
-                "the network's logits are NaN or infinite; check its weights, and the images' mean and std"
-            )
-        return logits.log_softmax(1)
+_CONTROL = 5  # a, b, their weight; the target; the weight of scatter and rate by parameter
+_LOWEST = np.repeat([0.0, 0.5], PARAMETERS // 2)
+_HIGHEST = np.repeat([math.log(255.0), 1.0], PARAMETERS // 2)
+_HIGHEST[[PARAMETERS // 2, PARAMETERS * 3 // 4]] = 0.5  # DC is rounded
 
 
 @dataclass
@@ -165,8 +49,8 @@ class Walk:
     """One level's search: all that it knows is in one array of float64, which can be stored and continued.
 
     Attributes:
-        state: :meth:`width` numbers: parameters, Adam's two moments, the sum over the second half, control, and the
-            rates of all images at the start.
+        state: :meth:`width` numbers: parameters, scatter, rate by parameter, the covariance of the belief, control, and
+            the rates of all images at the start.
         steps: the length of the walk.
     """
 
@@ -176,17 +60,21 @@ class Walk:
     @staticmethod
     def width(images: int) -> int:
         """The length of the state."""
-        return 4 * PARAMETERS + _CONTROL + images
+        return (3 + PARAMETERS) * PARAMETERS + _CONTROL + images
 
     @classmethod
-    def begin(cls, problem: Problem, parameters: State, target: float, steps: int) -> Walk:
+    def begin(
+        cls, problem: Problem, parameters: State, target: float, steps: int, covariance: State | None = None
+    ) -> Walk:
         """Start from tables of any rate: their common factor is changed until the estimate meets the target.
 
         Args:
             target: the wanted mean of the estimated rate, bits per pixel.
+            covariance: (PARAMETERS, PARAMETERS), what the search for another rate ended with; None for none.
         """
         walk = cls(np.zeros(cls.width(problem.count)), steps)
         walk.control[3] = target
+        walk.covariance[:] = unlearned() if covariance is None else covariance + _NEXT_LEVEL * unlearned()
         low, high = -math.log(255.0), math.log(255.0)
         sample = np.linspace(0, problem.count - 1, min(problem.count, 64)).astype(np.int64)
         for _ in range(12):
@@ -199,56 +87,93 @@ class Walk:
 
     @property
     def parameters(self) -> State:
-        """Where the walk is; a view."""
+        """Where the walk is, at its end the result; a view."""
         return self._part(0)
+
+    @property
+    def covariance(self) -> State:
+        """What is still uncertain about the parameters, (PARAMETERS, PARAMETERS); a view."""
+        return self.state[3 * PARAMETERS : (3 + PARAMETERS) * PARAMETERS].reshape(PARAMETERS, PARAMETERS)
 
     @property
     def start_rates(self) -> NDArray[np.float64]:
         """The estimated rate of each image at the start; a view."""
-        return self.state[4 * PARAMETERS + _CONTROL :]
+        return self.state[(3 + PARAMETERS) * PARAMETERS + _CONTROL :]
 
     @property
     def control(self) -> NDArray[np.float64]:
-        """The smoothed slopes a and b, their weight, and the target; a view."""
-        return self.state[4 * PARAMETERS : 4 * PARAMETERS + _CONTROL]
+        """The smoothed slopes a and b, their weight, the target, the weight of the other averages; a view."""
+        return self.state[(3 + PARAMETERS) * PARAMETERS : (3 + PARAMETERS) * PARAMETERS + _CONTROL]
 
     def step(self, problem: Problem, number: int, index: NDArray[np.int64]) -> tuple[float, float]:
-        """One step on the images of ``index``; returns their mean KL and the estimated mean rate of all images."""
-        parameters, first, second, total = (self._part(i) for i in range(4))
+        """One step on the images of ``index``; returns their mean error and the estimated mean rate of all images."""
+        parameters, scatter, rate_slopes = (self._part(i) for i in range(3))
         control, target = self.control, self.control[3]
-        divergence, rates, by_kl, by_rate = problem.slopes(torch.from_numpy(index), parameters)
+        found = problem.slopes(index, parameters)
+        by_error, by_rate = found.by_parameter.mean(0), found.rate_by_parameter
         # How the batch's rate moved since the start says how all images' rate moved, whatever images these are.
-        rate = float(rates.sum() / self.start_rates[index].sum() * self.start_rates.mean())
-        weights = np.array([by_kl[: PARAMETERS // 2].sum(), by_rate[: PARAMETERS // 2].sum(), 1.0])
-        control[:3] = _SMOOTHING * control[:3] + (1 - _SMOOTHING) * weights
-        rate_slope = min(control[1] / control[2], -1e-3 * target)
-        weight = max(0.0, -control[0] / control[2] / rate_slope)
-        gradient = by_kl + weight * by_rate
-        first[:] = _FIRST * first + (1 - _FIRST) * gradient
-        second[:] = _SECOND * second + (1 - _SECOND) * gradient**2
-        progress = number / self.steps
-        scale = _LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * progress)) / 2
-        move = first / (1 - _FIRST ** (number + 1)) / (np.sqrt(second / (1 - _SECOND ** (number + 1))) + 1e-12)
-        parameters[: PARAMETERS // 2] -= STEP_RATE * scale * move[: PARAMETERS // 2]
-        parameters[PARAMETERS // 2 :] -= THRESHOLD_RATE * scale * move[PARAMETERS // 2 :]
-        parameters[: PARAMETERS // 2] += np.clip(_GAIN * (rate - target) / -rate_slope, -0.1, 0.1)
+        rate = float(found.rates.sum() / self.start_rates[index].sum() * self.start_rates.mean())
+        half = PARAMETERS // 2
+        totals = np.array([by_error[:half].sum(), by_rate[:half].sum(), 1.0])
+        control[:3] = _SMOOTHING * control[:3] + (1 - _SMOOTHING) * totals
+        control[4] = _SLOPE_SMOOTHING * control[4] + 1 - _SLOPE_SMOOTHING
+        scatter[:] = _SLOPE_SMOOTHING * scatter + (1 - _SLOPE_SMOOTHING) * ((found.by_parameter - by_error) ** 2).mean(
+            0
+        )
+        rate_slopes[:] = _SLOPE_SMOOTHING * rate_slopes + (1 - _SLOPE_SMOOTHING) * by_rate
+        slope = min(control[1] / control[2], -1e-3 * target)
+        weight = max(0.0, -control[0] / control[2] / slope)
+        curvature = _CURVATURE * weight * np.maximum(-rate_slopes / control[4], 0.0)
+        move = self._learn(by_error + weight * by_rate, curvature, scatter / control[4] / len(index))
+        parameters += np.clip(move, -_LARGEST_MOVE, _LARGEST_MOVE)
+        parameters[:half] += np.clip(_GAIN * (rate - target) / -slope, -0.1, 0.1)
         parameters[:] = shifted(parameters, 0.0)
-        if number >= self.steps // 2:
-            total += parameters
-        return divergence, rate
+        if number < self.steps // 2:
+            self.covariance[:] *= _FORGETTING
+        return float(found.error.mean()), rate
 
-    def result(self) -> State:
-        """The mean of the parameters over the second half."""
-        return self._part(3) / (self.steps - self.steps // 2)
+    def _learn(self, gradient: State, curvature: State, variance: State) -> State:
+        """Take a measurement into the covariance; returns how far the mean moves.
+
+        Args:
+            gradient, curvature: of D + mu R by each parameter.
+            variance: of the gradient.
+        """
+        known = curvature > 0
+        distance = np.zeros(PARAMETERS)
+        most = _SURPRISE * np.sqrt(1 + variance[known] / curvature[known] ** 2)
+        distance[known] = np.clip(-gradient[known] / curvature[known], -most, most)
+        # What pushes against a bound is where it should be, and no measurement for its neighbours.
+        free = np.where(distance < 0, self.parameters > _LOWEST, self.parameters < _HIGHEST)
+        precision = np.zeros(PARAMETERS)
+        used = known & free
+        precision[used] = curvature[used] ** 2 / (variance[used] + 1e-6 * curvature[used] ** 2)
+        root = np.sqrt(precision)
+        shared = self.covariance * root
+        inner = np.eye(PARAMETERS) + root[:, None] * shared
+        covariance = self.covariance - shared @ np.linalg.solve(inner, shared.T)
+        self.covariance[:] = (covariance + covariance.T) / 2
+        move: State = self.covariance @ (precision * distance)
+        return move
 
     def _part(self, number: int) -> State:
         return self.state[number * PARAMETERS : (number + 1) * PARAMETERS]
 
 
+def unlearned() -> State:
+    """The covariance of the parameters before any image: smooth over the 8x8 frequencies, a little of each alone."""
+    row, column = np.divmod(np.arange(64), 8)
+    distance = (row[:, None] - row) ** 2 + (column[:, None] - column) ** 2
+    near = np.exp(-distance / (2 * _LENGTH**2))
+    steps = _STEP_SPREAD**2 * near + _STEP_WHITE**2 * np.eye(64)
+    thresholds = _THRESHOLD_SPREAD**2 * near + _THRESHOLD_WHITE**2 * np.eye(64)
+    result: State = np.kron(np.diag([1.0, 1.0, 0.0, 0.0]), steps + _COMMON_SPREAD**2)
+    result += np.kron(np.diag([0.0, 0.0, 1.0, 1.0]), thresholds)
+    return result
+
+
 def shifted(parameters: State, log_factor: float) -> State:
     """All steps times a factor, kept within what a file and an encoder hold: q in 1..255, t in .5..1, DC's t .5."""
-    pairs = parameters.reshape(2, 2, 64).copy()
-    pairs[0] = np.clip(pairs[0] + log_factor, 0.0, math.log(255.0))
-    pairs[1] = np.clip(pairs[1], 0.5, 1.0)
-    pairs[1, :, 0] = 0.5
-    return pairs.reshape(-1)
+    moved = parameters.copy()
+    moved[: PARAMETERS // 2] += log_factor
+    return np.clip(moved, _LOWEST, _HIGHEST)

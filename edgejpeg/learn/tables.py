@@ -1,10 +1,10 @@
 """Quantization tables learned for a frozen network, without labels: the least change of its output at a given rate.
 
-For every frequency of luma and chroma a step q and a zeroing threshold t are learned, so that the mean of
-KL(network(clean) || network(decoded file)) over a few hundred images is least at a mean rate in bits per pixel: the
-layer of JPEG-DL (Salamah, Zheng, Liu, Yang, "JPEG inspired deep learning") with the network held still, the encoder's
-own quantiser, the decoder's rounding and clamping, and a rate that counts the bits of real files. What comes out are
-integers in 1..255 and thresholds in .5..1, at the wanted rate by the real bytes of the encoder.
+For every frequency of luma and chroma a step q and a zeroing threshold t are learned, so that the logits of a network
+change least over a few hundred images at a mean rate in bits per pixel: the layer of JPEG-DL (Salamah, Zheng, Liu,
+Yang, "JPEG inspired deep learning") with the network held still, the encoder's own quantiser, the decoder's rounding
+and clamping, and a rate that counts the bits of real files. What comes out are integers in 1..255 and thresholds in
+.5..1, at the wanted rate by the real bytes of the encoder.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from edgejpeg.jpeg.reference import component_blocks
 from edgejpeg.jpeg.tables import QuantTable, ijg_tables
 from edgejpeg.learn.checkpoint import Checkpoint
 from edgejpeg.learn.frozen import frozen, weights_digest
-from edgejpeg.learn.table_search import PARAMETERS, Problem, State, Walk, shifted
+from edgejpeg.learn.table_problem import PARAMETERS, Problem, State
+from edgejpeg.learn.table_search import Walk, shifted
 from edgejpeg.learn.transform import chroma_factors
 from edgejpeg.profile import DeadZone, Level, Profile
 
@@ -34,7 +35,7 @@ MAX_LEVELS = 16
 TOLERANCE = 0.02
 """How far the real mean rate may end from the target, as a part of it."""
 
-_FIRST_QUALITY, _FIRST_THRESHOLD = 50, 0.55  # where the first level starts
+_FIRST_QUALITY, _FIRST_THRESHOLD = 50, 0.55  # where the search starts
 _SAVE_EVERY = 10  # steps
 _BISECTIONS = 16
 _SMALL_BIAS = 0.01  # of the estimated rate
@@ -86,12 +87,13 @@ def learn_tables(
     steps: int = 120,
     batch_size: int = 20,
     seed: int = 0,
+    bfloat16: bool = False,
     checkpoint: str | Path | None = None,
     resume: bool = True,
     configuration: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, float, float], None] | None = None,
 ) -> LearnedTables:
-    """Learn tables and thresholds for each wanted rate, the lowest first; each level starts from the one before.
+    """Learn tables and thresholds for each wanted rate, the highest first; the others start from the one above.
 
     The network runs in eval mode without weight gradients and is left as it was. All images' coefficients are kept in
     memory, 300 kB for one of 224 x 224 at 4:2:0.
@@ -104,13 +106,15 @@ def learn_tables(
         make_encoder: gives the files whose bytes count.
         subsampling: ``"444"``, ``"422"`` or ``"420"``.
         effort: 0 for stored Huffman tables, 1 for tables made for each file.
-        steps: steps of the search for each level; the first one takes twice as many.
+        steps: steps of the search for each level; that of the highest rate takes twice as many.
         batch_size: images in a step.
         seed: of the order of the images.
+        bfloat16: take the slopes under bfloat16 autocast: faster on devices that have it, and slower on others.
         checkpoint: a file to write every ten steps, and, with ``resume``, to continue from when it exists. The result
             is that of an uninterrupted run.
         configuration: plain values that a checkpoint must share beside this function's own.
-        progress: called after every step with (level, steps done in it, mean KL of the step, estimated mean rate).
+        progress: called after every step with (level, steps done in it, mean squared error of the step's logits,
+            estimated mean rate).
 
     Raises:
         InvalidInputError: an option outside what is allowed, a rate out of reach (the message has the range), a
@@ -135,6 +139,7 @@ def learn_tables(
             "steps": steps,
             "batch_size": batch_size,
             "seed": seed,
+            "bfloat16": bfloat16,
         }
         store = Checkpoint(Path(checkpoint), {**own, **(configuration or {})})
         if resume:
@@ -142,24 +147,27 @@ def learn_tables(
     walking = state[2 : 2 + Walk.width(len(images))]
     finished = state[2 + Walk.width(len(images)) :].reshape(len(rates), PARAMETERS + 2)
     with frozen(model):
-        problem = Problem(model, images, run.coefficients(), mean, std, subsampling, effort, batch_size)
-        for level in range(int(state[0]), len(rates)):
-            length = 2 * steps if level == 0 else steps
+        problem = Problem(model, images, run.coefficients(), mean, std, subsampling, effort, batch_size, bfloat16)
+        for done in range(int(state[0]), len(rates)):
+            # From the highest rate down: what is zeroed says little about what it would be good for.
+            level = len(rates) - 1 - done
+            length = steps if done else 2 * steps
             if state[1] == 0:
-                start = _start() if level == 0 else finished[level - 1, :PARAMETERS]
-                walking[:] = run.begin(problem, start, run.rates[level], length).state
+                start = finished[level + 1, :PARAMETERS] if done else _start()
+                known = Walk(walking, length).covariance if done else None
+                walking[:] = run.begin(problem, start, known, run.rates[level], length).state
             walk = Walk(walking, length)
             for number in range(int(state[1]), length):
                 index = _batch(problem, seed, level, number)
-                divergence, rate = walk.step(problem, number, index)
+                error, rate = walk.step(problem, number, index)
                 state[1] = number + 1
                 if store is not None and (number + 1) % _SAVE_EVERY == 0:
                     store.save(state)
                 if progress is not None:
-                    progress(level, number + 1, divergence, rate)
-            parameters, rate = run.meet(walk.result(), level)
+                    progress(level, number + 1, error, rate)
+            parameters, rate = run.meet(walk.parameters, level)
             finished[level] = [*parameters, rate, problem.mean_divergence(parameters)]
-            state[:2] = level + 1, 0
+            state[:2] = done + 1, 0
             if store is not None:
                 store.save(state)
     return LearnedTables(
@@ -215,11 +223,11 @@ class _Run:
                     f"tables of 1 give {high:.3g}; ask for a rate between"
                 )
 
-    def begin(self, problem: Problem, parameters: State, rate: float, steps: int) -> Walk:
+    def begin(self, problem: Problem, parameters: State, known: State | None, rate: float, steps: int) -> Walk:
         """The walk to a real rate: what the estimate is off by at its start is taken into its target."""
-        walk = Walk.begin(problem, parameters, rate, steps)
+        walk = Walk.begin(problem, parameters, rate, steps, known)
         bias = self.real_rate(_level(walk.parameters, 1.0)) / float(walk.start_rates.mean())
-        return walk if abs(bias - 1) < _SMALL_BIAS else Walk.begin(problem, parameters, rate / bias, steps)
+        return walk if abs(bias - 1) < _SMALL_BIAS else Walk.begin(problem, parameters, rate / bias, steps, known)
 
     def meet(self, parameters: State, number: int) -> tuple[State, float]:
         """The parameters with the common factor on the steps that gives the wanted rate in integers, and that rate."""
@@ -274,7 +282,7 @@ def _check(
 
 
 def _start() -> State:
-    """Where the first level begins: the IJG's tables, and thresholds a little above rounding."""
+    """Where the search begins: the IJG's tables, and thresholds a little above rounding."""
     tables = np.stack([np.asarray(table, dtype=np.float64) for table in ijg_tables(_FIRST_QUALITY)])
     return shifted(np.concatenate([np.log(tables).ravel(), np.full(2 * 64, _FIRST_THRESHOLD)]), 0.0)
 

@@ -195,12 +195,14 @@ bool accumulate_narrow(const int16_t* line, size_t pairs, size_t u, Sums* sums) 
   return true;
 }
 
+void accumulate_line(const int16_t* coefficients, size_t pairs, size_t u, Sums* sums) {
+  const int16_t* const line = coefficients + 16 * u;
+  if (u > 0 && __builtin_expect(accumulate_narrow(line, pairs, u, sums), 1)) return;
+  accumulate_wide(line, pairs, u, sums);
+}
+
 void accumulate(const int16_t* coefficients, size_t pairs, Sums* sums) {
-  for (size_t u = 0; u < 8; ++u) {
-    const int16_t* const line = coefficients + 16 * u;
-    if (u > 0 && __builtin_expect(accumulate_narrow(line, pairs, u, sums), 1)) continue;
-    accumulate_wide(line, pairs, u, sums);
-  }
+  for (size_t u = 0; u < 8; ++u) accumulate_line(coefficients, pairs, u, sums);
 }
 
 // --- quantization ---
@@ -281,11 +283,11 @@ struct PairQuantiser {
 };
 
 template <bool narrow, bool has_dead_zone>
-void quantise_pairs(const int16_t* coefficients, size_t pairs, const Quantiser& quantiser, Block* blocks,
+void quantise_pairs(const int16_t* coefficients, size_t pairs, size_t ahead, const Quantiser& quantiser, Block* blocks,
                     int16_t* levels) {
   const PairQuantiser twice(quantiser, has_dead_zone);
   for (size_t pair = 0; pair < pairs; ++pair, coefficients += kPairSize, blocks += 2, levels += kPairSize) {
-    for (size_t i = 0; i < kPairSize; i += 32) __builtin_prefetch(coefficients + kPairsAhead * kPairSize + i);
+    fetch_pair(coefficients + ahead * kPairSize);
     Vector lines[8];
     Vector first = _mm256_setzero_si256();
     Vector bits = _mm256_setzero_si256();
@@ -328,11 +330,12 @@ void quantise_pairs(const int16_t* coefficients, size_t pairs, const Quantiser& 
   }
 }
 
-void quantise(const int16_t* coefficients, size_t pairs, const Quantiser& quantiser, Block* blocks, int16_t* levels) {
+void quantise(const int16_t* coefficients, size_t pairs, size_t ahead, const Quantiser& quantiser, Block* blocks,
+              int16_t* levels) {
   const auto quantise_all = quantiser.has_dead_zone
                                 ? (quantiser.narrow ? quantise_pairs<true, true> : quantise_pairs<false, true>)
                                 : (quantiser.narrow ? quantise_pairs<true, false> : quantise_pairs<false, false>);
-  quantise_all(coefficients, pairs, quantiser, blocks, levels);
+  quantise_all(coefficients, pairs, ahead, quantiser, blocks, levels);
 }
 
 // --- entropy coding ---
@@ -382,7 +385,9 @@ void avx2_transform(const int8_t* samples, size_t stride, size_t pairs, int16_t*
   transform(samples, stride, pairs, coefficients);
 }
 
-void avx2_accumulate(const int16_t* coefficients, size_t pairs, Sums* sums) { accumulate(coefficients, pairs, sums); }
+void avx2_accumulate_line(const int16_t* coefficients, size_t pairs, size_t u, Sums* sums) {
+  accumulate_line(coefficients, pairs, u, sums);
+}
 
 uint8_t* avx2_append(const uint8_t* in, size_t bytes, unsigned shift, uint8_t* out) {
   return append(in, bytes, shift, out);
@@ -391,7 +396,7 @@ uint8_t* avx2_append(const uint8_t* in, size_t bytes, unsigned shift, uint8_t* o
 const Backend kAvx2Backend = {"avx2",
                               &kAvx2Colour,
                               avx2_transform,
-                              avx2_accumulate,
+                              accumulate,
                               quantise,
                               quantise_exactly,
                               count_tokens<ByEight<Move>>,

@@ -22,8 +22,13 @@ namespace edgejpeg {
 constexpr size_t kPairSize = 2 * kBlockSize;
 
 // Stored coefficients are fetched this many pairs before they are quantised: those of a large frame are in no near
-// cache.
-constexpr size_t kPairsAhead = 16;
+// cache. Into the second one: the first can wait for too few lines at a time.
+constexpr size_t kPairsAhead = 64;
+
+// `pair`: the one to fetch.
+inline void fetch_pair(const int16_t* pair) {
+  for (size_t i = 0; i < kPairSize; i += 32) __builtin_prefetch(pair + i, 0, 2);
+}
 
 // The blocks of one row of MCUs.
 struct McuRow {
@@ -64,8 +69,9 @@ struct Backend {
   // Adds to `sums`. At most kMaxSummedPairs at a time.
   void (*accumulate)(const int16_t* coefficients, size_t pairs, Sums* sums);
 
-  // 2 * pairs blocks. `levels` has 64 values for each of them; those of wide blocks are written.
-  void (*quantise)(const int16_t* coefficients, size_t pairs, const Quantiser& quantiser, Block* blocks,
+  // 2 * pairs blocks. `levels` has 64 values for each of them; those of wide blocks are written. The coefficients that
+  // many pairs `ahead` are fetched meanwhile.
+  void (*quantise)(const int16_t* coefficients, size_t pairs, size_t ahead, const Quantiser& quantiser, Block* blocks,
                    int16_t* levels);
 
   // From samples by way of the float64 DCT: for tables so fine that the rounding of `transform` would show.

@@ -50,14 +50,14 @@ void Encoder::fill_row(const edgejpeg_image& image, size_t mcu_row, Row* row, Wo
         backend_->quantise_exactly(samples, stride, component.columns, used_[component.table],
                                    used_dead_zone_[component.table], blocks, levels);
       } else if (stored) {
-        backend_->quantise(kept_line(c, block_row), count, quantiser, blocks, levels);
+        backend_->quantise(kept_line(c, block_row), count, kPairsAhead, quantiser, blocks, levels);
       } else {
         for (size_t pair = 0; pair < count; pair += kPortion) {
           const size_t portion = std::min(kPortion, count - pair);
           alignas(64) int16_t coefficients[kPortion * kPairSize];
           backend_->transform(samples + 16 * pair, stride, portion, coefficients);
           clock.lap(kTransform);
-          backend_->quantise(coefficients, portion, quantiser, blocks + 2 * pair, levels + pair * kPairSize);
+          backend_->quantise(coefficients, portion, 0, quantiser, blocks + 2 * pair, levels + pair * kPairSize);
           clock.lap(kQuantise);
         }
       }

@@ -178,15 +178,13 @@ inline bool has_wide_level(const int16x8_t* lines) {
 }
 
 template <bool has_dead_zone>
-void quantise_pairs(const int16_t* coefficients, size_t pairs, const Quantiser& quantiser, Block* blocks,
+void quantise_pairs(const int16_t* coefficients, size_t pairs, size_t ahead, const Quantiser& quantiser, Block* blocks,
                     int16_t* levels) {
   uint8x16_t order[4];
   for (size_t i = 0; i < 4; ++i) order[i] = vld1q_u8(kOrder.index + 16 * i);
   for (size_t block = 0; block < 2 * pairs; ++block, levels += kBlockSize) {
     const int16_t* const in = coefficients + block / 2 * kPairSize + block % 2 * 8;
-    const int16_t* const ahead = coefficients + kPairsAhead * kPairSize + block * kBlockSize;
-    __builtin_prefetch(ahead);
-    __builtin_prefetch(ahead + 32);
+    if (block % 2 == 0) fetch_pair(coefficients + ahead * kPairSize + block * kBlockSize);
     int16x8_t lines[8];
     for (size_t u = 0; u < 8; ++u) lines[u] = quantise_line<has_dead_zone>(vld1q_s16(in + 16 * u), quantiser, u);
     const bool wide = !quantiser.narrow && has_wide_level(lines);
@@ -208,9 +206,10 @@ void quantise_pairs(const int16_t* coefficients, size_t pairs, const Quantiser& 
   }
 }
 
-void quantise(const int16_t* coefficients, size_t pairs, const Quantiser& quantiser, Block* blocks, int16_t* levels) {
+void quantise(const int16_t* coefficients, size_t pairs, size_t ahead, const Quantiser& quantiser, Block* blocks,
+              int16_t* levels) {
   const auto quantise_all = quantiser.has_dead_zone ? quantise_pairs<true> : quantise_pairs<false>;
-  quantise_all(coefficients, pairs, quantiser, blocks, levels);
+  quantise_all(coefficients, pairs, ahead, quantiser, blocks, levels);
 }
 
 // --- entropy coding ---

@@ -75,7 +75,8 @@ void accumulate(const int16_t* coefficients, size_t pairs, Sums* sums) {
   }
 }
 
-void quantise(const int16_t* coefficients, size_t pairs, const Quantiser& quantiser, Block* blocks, int16_t* levels) {
+void quantise(const int16_t* coefficients, size_t pairs, size_t, const Quantiser& quantiser, Block* blocks,
+              int16_t* levels) {
   for (size_t block = 0; block < 2 * pairs; ++block) {
     const int16_t* const in = coefficients + block / 2 * kPairSize + block % 2 * 8;
     int16_t transposed[kBlockSize];

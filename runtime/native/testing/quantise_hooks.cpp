@@ -1,4 +1,4 @@
-// The quantiser of a back end alone, for tests.
+// The sums and the quantiser of a back end alone, for tests.
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -23,7 +23,7 @@ EDGEJPEG_HOOK int32_t hook_quantise(const char* name, const int8_t* samples, siz
     std::vector<int16_t> coefficients(pairs * edgejpeg::kPairSize);
     backend->transform(samples, 8 * count, pairs, coefficients.data());
     const edgejpeg::Quantiser quantiser = edgejpeg::make_quantiser(table, dead_zone);
-    backend->quantise(coefficients.data(), pairs, quantiser, blocks.data(), wide.data());
+    backend->quantise(coefficients.data(), pairs, 0, quantiser, blocks.data(), wide.data());
   }
   for (size_t i = 0; i < count; ++i) {
     const edgejpeg::Block& block = blocks[i];
@@ -36,5 +36,18 @@ EDGEJPEG_HOOK int32_t hook_quantise(const char* name, const int8_t* samples, siz
     }
     if (mask != block.mask || block.levels[edgejpeg::kBlockSize] != 0) return 0;
   }
+  return 1;
+}
+
+// `coefficients`: `pairs` pairs of blocks in the layout of backend.h. Adds to 3 x 64 `sums`: values, magnitudes,
+// squares, in the transposed order. Returns 0 when this machine has no such back end.
+EDGEJPEG_HOOK int32_t hook_accumulate(const char* name, const int16_t* coefficients, size_t pairs, int64_t* sums) {
+  const edgejpeg::Backend* const backend = edgejpeg::choose_backend(name);
+  if (backend == nullptr) return 0;
+  edgejpeg::Sums all;
+  static_assert(sizeof(all) == 3 * edgejpeg::kBlockSize * sizeof(*sums));
+  std::memcpy(&all, sums, sizeof(all));
+  backend->accumulate(coefficients, pairs, &all);
+  std::memcpy(sums, &all, sizeof(all));
   return 1;
 }
