@@ -55,7 +55,8 @@ def main() -> None:
     train = verbs.add_parser("train", help="adapt one network")
     train.add_argument("--network", choices=NETWORKS, required=True)
     train.add_argument("--epochs", type=int, default=12)
-    train.add_argument("--lr", type=float, default=1e-4)
+    train.add_argument("--lr", type=float, default=2e-4)
+    train.add_argument("--features", type=float, default=100.0, help="weight of the feature maps' distance")
     train.add_argument("--crop", type=int, help="side of the training crops")
     train.add_argument("--threads", type=int, default=1)
     train.add_argument("--resume", action="store_true")
@@ -132,7 +133,12 @@ def run_train(args: argparse.Namespace) -> None:
             low=low,
             high=high,
             options=AdaptOptions(
-                epochs=args.epochs, learning_rate=args.lr, crop_size=args.crop, bfloat16=True, clean_limit=limit
+                epochs=args.epochs,
+                learning_rate=args.lr,
+                features=args.features,
+                crop_size=args.crop,
+                bfloat16=True,
+                clean_limit=limit,
             ),
             resume=args.resume or again,
         )

@@ -59,9 +59,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--images", type=positive_int, default=1000, help="drawn with --seed (default: %(default)s)")
     training.add_argument("--epochs", type=positive_int, default=20, help="(default: %(default)s)")
     training.add_argument("--batch-size", type=positive_int, default=32, help="(default: %(default)s)")
-    training.add_argument("--lr", type=positive_float, default=1e-4, help="of AdamW (default: %(default)s)")
+    training.add_argument("--lr", type=positive_float, default=2e-4, help="of AdamW (default: %(default)s)")
     training.add_argument(
         "--clean", type=float, default=0.15, metavar="PART", help="of images left uncompressed (default: %(default)s)"
+    )
+    training.add_argument(
+        "--features",
+        type=float,
+        default=100.0,
+        metavar="WEIGHT",
+        help="of the distance between feature maps beside the answers' KL; 0: answers alone (default: %(default)s)",
     )
     training.add_argument(
         "--clean-limit",
@@ -101,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         learning_rate=args.lr,
         clean=args.clean,
+        features=args.features,
         ema=args.ema,
         clean_limit=args.clean_limit / 100,
         crop_size=args.crop,

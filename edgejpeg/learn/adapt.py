@@ -1,11 +1,11 @@
 """Adaptation without labels: a network learns to answer on decoded JPEGs as it did on clean images.
 
-A copy of the pretrained network is trained to minimise KL(original(clean) || copy(decoded)) on random crops of
-unlabelled images, which go through real JPEG files at rates drawn from the range that is wanted, with some clean ones
-among them. Batch norm statistics stay frozen. In the end the weights are taken from the straight line between the
-original's and the copy's (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022), where held-out images
-say: a part of the way keeps most of what was learned and forgets less. Everything random depends on the seed and the
-step alone, so that a resumed run equals an uninterrupted one.
+A copy of the pretrained network is trained to minimise KL(original(clean) || copy(decoded)), and the distance of its
+feature maps from the original's, on random crops of unlabelled images, which go through real JPEG files at rates drawn
+from the range that is wanted, with some clean ones among them. Batch norm statistics stay frozen. In the end the
+weights are taken from the straight line between the original's and the copy's (Wortsman et al., "Robust fine-tuning of
+zero-shot models", CVPR 2022), where held-out images say: a part of the way keeps most of what was learned and forgets
+less. Everything random depends on the seed and the step alone, so that a resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from torch.nn import functional as F  # noqa: N812  (torch's own name for it)
 
 from edgejpeg.errors import InvalidInputError, ModelError
 from edgejpeg.learn.crops import Photos, Pixels, random_crop, stacked
+from edgejpeg.learn.features import Taps, feature_distance, stage_names
 from edgejpeg.learn.held_out import Decode, Figures, HeldOut
 from edgejpeg.learn.rates import Encode, RateRange
 from edgejpeg.learn.runs import RunFolder
@@ -50,6 +52,8 @@ class AdaptOptions:
         weight_decay: on everything but biases and norms.
         warmup: the part of the steps in which the rate rises, 0..1.
         clean: the part of the images that is not compressed, 0..1 (exclusive).
+        features: weight of :func:`~edgejpeg.learn.features.feature_distance` between the copy's feature maps and the
+            original's beside the KL; 0 for the answers alone.
         ema: decay of a running average of the weights; 0 for none. With one, it is a candidate as well.
         clean_limit: how much of its top-1 on clean images the network may lose, 0..1; see :attr:`Figures.clean_loss`.
         min_scale: the smallest crop as a part of the largest that fits, 0..1.
@@ -63,10 +67,11 @@ class AdaptOptions:
 
     epochs: int = 20
     batch_size: int = 32
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-4
     weight_decay: float = 1e-4
     warmup: float = 0.1
     clean: float = 0.15
+    features: float = 100.0
     ema: float = 0.0
     clean_limit: float = 0.01
     min_scale: float = 0.5
@@ -88,6 +93,8 @@ class AdaptOptions:
         for name in ("warmup", "clean", "ema", "clean_limit", "weight_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise InvalidInputError(f"{name} is at least 0 and below 1; got {getattr(self, name)}")
+        if not 0 <= self.features < math.inf:
+            raise InvalidInputError(f"features is at least 0 and finite; got {self.features}")
         if not 0 < self.min_scale <= 1:
             raise InvalidInputError(f"min_scale is above 0 and at most 1; got {self.min_scale}")
         if self.seed < 0:
@@ -165,7 +172,7 @@ def adapt(
     if folder is not None and resume:
         run.restore(folder)
     run.start()
-    with ThreadPoolExecutor(chosen.workers) as pool:
+    with ThreadPoolExecutor(chosen.workers) as pool, run.tapped():
         for step, batch in run.batches(pool):
             record = run.train(step, batch, folder)
             if folder is not None:
@@ -208,6 +215,7 @@ class _Run:
         self.student = _channels_last(copy.deepcopy(model).eval().requires_grad_(True))
         self.optimizer = torch.optim.AdamW(_groups(self.student, options.weight_decay), lr=options.learning_rate)
         self.average = copy.deepcopy(self.student).requires_grad_(False) if options.ema else None
+        self.taps: tuple[Taps, Taps] | None = None
         self.batch_size = min(options.batch_size, len(photos.train))
         self.steps_per_epoch = len(photos.train) // self.batch_size
         self.steps = self.steps_per_epoch * options.epochs
@@ -225,6 +233,19 @@ class _Run:
             batch_size=self.batch_size,
         )
         self.before = self._figures(self.original, 0)
+
+    @contextmanager
+    def tapped(self) -> Iterator[None]:
+        """Inside of it the feature maps of both networks are at hand, when they have a weight."""
+        if not self.options.features:
+            yield
+            return
+        example = self._normalised(stacked(self.photos.held_out[:1]))
+        names = stage_names(self.original, example)
+        with Taps(self.original, names) as theirs, Taps(self.student, names) as ours:
+            self.taps = (ours, theirs)
+            yield
+        self.taps = None
 
     def restore(self, folder: RunFolder) -> None:
         state = folder.load()
@@ -287,7 +308,12 @@ class _Run:
             with torch.no_grad():
                 target = self.original(self._normalised(batch.clean)).float().log_softmax(1)
             answer = self.student(self._normalised(batch.decoded)).float().log_softmax(1)
-        loss = F.kl_div(answer, target, reduction="batchmean", log_target=True)
+        divergence = F.kl_div(answer, target, reduction="batchmean", log_target=True)
+        distance = None
+        if self.taps is not None:
+            ours, theirs = self.taps
+            distance = feature_distance(ours.take(), theirs.take())
+        loss = divergence if distance is None else divergence + self.options.features * distance
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.student.parameters(), self.options.clip_norm)
@@ -305,7 +331,15 @@ class _Run:
             with torch.no_grad():
                 for kept, new in zip(self.average.parameters(), self.student.parameters(), strict=True):
                     kept.lerp_(new, 1 - decay)
-        record = {"step": step + 1, "loss": value, "learning_rate": rate, "gradient_norm": float(norm)}
+        record = {
+            "step": step + 1,
+            "loss": value,
+            "kl": divergence.item(),
+            "learning_rate": rate,
+            "gradient_norm": float(norm),
+        }
+        if distance is not None:
+            record["features"] = distance.item()
         return record if math.isnan(batch.bpp) else {**record, "bpp": batch.bpp}
 
     def _learning_rate(self, step: int) -> float:
