@@ -204,7 +204,9 @@ def bits_per_pixel(layer: JpegLayer, images: Tensor, *, effort: int = 1) -> tupl
             blocks_from_planes(plane.float()) / q
             for plane, q in zip((y, *cb_cr.unbind(1)), (luma, chroma, chroma), strict=True)
         ]
-        rates = file_bytes(levels, size, layer.subsampling, effort=effort) * (8 / (size[0] * size[1]))
+        steps = (luma.detach(), chroma.detach())
+        counted = file_bytes(levels, size, layer.subsampling, effort=effort, steps=steps)
+        rates = counted * (8 / (size[0] * size[1]))
     return rates, luma, chroma
 
 

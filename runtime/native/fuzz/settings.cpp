@@ -78,8 +78,7 @@ edgejpeg_status Settings::expected(const Frame& frame) const {
 }
 
 bool Settings::keeps_statistics() const {
-  return mode == kDesigned || has_budget() || (mode == kLadder && has_slope) ||
-         options.quantization != EDGEJPEG_ROUND || options.keep_statistics != 0;
+  return mode == kDesigned || has_budget() || options.quantization != EDGEJPEG_ROUND || options.keep_statistics != 0;
 }
 
 void Settings::apply(edgejpeg_encoder* encoder) const {
