@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import signal
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
+from serve_command import serving
 
 torch = pytest.importorskip("torch")
 image_module = pytest.importorskip("PIL.Image")
@@ -213,29 +211,6 @@ def test_wrong_usage(folder, tmp_path, arguments):
     with pytest.raises(SystemExit) as caught:
         cli.main(["adapt", *map(str, common(folder, tmp_path / "run")), *arguments])
     assert caught.value.code == 2
-
-
-@contextlib.contextmanager
-def serving(model):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "edgejpeg", "serve", "--port", "0", "--model", str(model)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
-    )  # fmt: skip
-    watchdog = threading.Timer(90, process.kill)
-    watchdog.start()
-    try:
-        lines = []
-        while not lines or not lines[-1].startswith("try: "):
-            lines.append(process.stdout.readline().strip())
-            assert lines[-1], process.stderr.read()
-        yield lines[0].split()[-1]
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
-    finally:
-        watchdog.cancel()
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
 
 
 @pytest.mark.slow

@@ -5,17 +5,15 @@ What the server answers over HTTP is compared with PyTorch on the same files, de
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
+from serve_command import serving
 
 torch = pytest.importorskip("torch")
 datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn, whose digits are trained on, is not installed")
@@ -43,29 +41,6 @@ def edgejpeg(*arguments, cwd):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-@contextlib.contextmanager
-def serving(model, cwd):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "edgejpeg", "serve", "--port", "0", "--model", str(model)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd,
-    )  # fmt: skip
-    watchdog = threading.Timer(120, process.kill)
-    watchdog.start()
-    try:
-        lines = []
-        while not lines or not lines[-1].startswith("try: "):
-            lines.append(process.stdout.readline().strip())
-            assert lines[-1], process.stderr.read()
-        yield lines[0].split()[-1]
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
-    finally:
-        watchdog.cancel()
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
 
 
 @pytest.fixture(scope="module")
